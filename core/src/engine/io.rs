@@ -1,0 +1,417 @@
+//! What the engine can be told and what it can want: [`Input`], [`Output`] and their parts.
+//! Invariants: inputs and outputs carry no local parts, reply text, headers or metadata (they are journalled);
+//! every output with an [`OpId`] gets exactly one completing input with the same id; a session gets exactly one
+//! [`Input::SessionClosed`]. What is decided from them stands in the other files of this module.
+use crate::config::{EgressPath, EgressPool, EgressSource, QueueConfig};
+use crate::id::{OpId, SessionId, SpoolId};
+use crate::log::RecordKind;
+use crate::recipients::RecipientSet;
+use crate::smtp::reply::ReplyCode;
+use crate::time::{Duration, Mono, Wall};
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// Why a message was put into its scheduled queue. Names as in records and `requeue_message` (core.md 3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum InsertReason {
+    Received,
+    Enumerated,
+    ScheduledForLater,
+    ReadyQueueWasSuspended,
+    MessageRateThrottle,
+    ThrottledByThrottleInsertReadyQueue,
+    ReadyQueueWasFull,
+    FailedToInsertIntoReadyQueue,
+    MessageGetQueueNameFailed,
+    AdminRebind,
+    DueTimeWasReached,
+    MaxReadyWasReducedByConfigUpdate,
+    ReadyQueueWasDelayedDueToLowMemory,
+    FailedDueToNullMx,
+    MxResolvedToZeroHosts,
+    MxWasProhibited,
+    MxWasSkipped,
+    TooManyConnectionFailures,
+    TooManyRecipients,
+    ConnectionRateThrottle,
+    LoggedTransientFailure,
+    ReadyQueueWasReaped,
+    DispatcherDrop,
+    PeerClosedConnection,
+    ProtocolChanged,
+    SpoolUnhealthy,
+    SourceIsUnhealthyAndSuspended,
+}
+
+/// A message that is durable (or waived) and now the engine's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Admission {
+    pub id: SpoolId,
+    /// The scheduled queue's name.
+    pub queue: Arc<str>,
+    /// Recipients in the envelope; indexes are `0..recipients`.
+    pub recipients: u32,
+    /// Those without a final outcome.
+    pub remaining: RecipientSet,
+    pub size: u32,
+    pub attempts: u16,
+    /// Not before this; `None`: at once.
+    pub due: Option<Wall>,
+    /// Overrides the queue's `max_age`.
+    pub expires: Option<Wall>,
+    pub reason: InsertReason,
+}
+
+/// Everything that can happen to the engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Input {
+    /// `next_wake` has come; early or spurious ones are harmless.
+    Tick,
+    Admit(Admission),
+    /// Completes [`Output::Ask`].
+    Answer {
+        op: OpId,
+        answer: Answer,
+    },
+    /// Completes [`Output::Resolve`].
+    Resolved {
+        op: OpId,
+        resolution: Resolution,
+    },
+    /// The session has a usable connection and no transaction on it.
+    SessionReady {
+        session: SessionId,
+    },
+    /// Completes [`Output::Deliver`]. Unless `reusable`, `SessionClosed` follows.
+    Attempted {
+        op: OpId,
+        outcomes: Outcomes,
+        reusable: bool,
+    },
+    /// Completes [`Output::Open`]; exactly once a session, and never while a `Deliver` of it is outstanding.
+    SessionClosed {
+        session: SessionId,
+        cause: CloseCause,
+    },
+    /// Completes [`Output::Conclude`].
+    Concluded {
+        op: OpId,
+        stored: bool,
+    },
+    /// Completes with [`Output::AdminDone`].
+    Admin {
+        op: OpId,
+        command: AdminCommand,
+    },
+    /// The spool's gate; delivery pauses while unhealthy.
+    SpoolHealth {
+        healthy: bool,
+    },
+    /// Graceful stop: nothing new is promoted or opened; sessions are closed as D22 says.
+    Stop,
+}
+
+/// Everything the engine can want.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Output {
+    Ask {
+        op: OpId,
+        question: Question,
+        deadline: Mono,
+    },
+    /// Find the hosts of `domain` (DNS; never asked for `mx_list`).
+    Resolve {
+        op: OpId,
+        domain: Arc<str>,
+        deadline: Mono,
+    },
+    /// Make a connection. Completed by `SessionClosed`; `SessionReady` may come between, any number of times.
+    Open {
+        session: SessionId,
+        target: Box<Target>,
+    },
+    /// Send one message over a ready session.
+    Deliver {
+        op: OpId,
+        session: SessionId,
+        message: SpoolId,
+        recipients: RecipientSet,
+        deadline: Mono,
+    },
+    /// Say goodbye and close. `SessionClosed` follows.
+    Close {
+        session: SessionId,
+    },
+    /// Fence: shut the socket, complete what is outstanding as `Unknown` or `Aborted`, then `SessionClosed`.
+    Abort {
+        session: SessionId,
+        phase: String,
+    },
+    /// Log, then write: one step in a message's life.
+    Conclude {
+        op: OpId,
+        conclusion: Box<Conclusion>,
+    },
+    AdminDone {
+        op: OpId,
+        reply: AdminReply,
+    },
+    /// Everything is stopped: no session, no operation outstanding.
+    Stopped,
+}
+
+/// What became of one or all recipients in an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    Delivered(ReplyCode),
+    /// 4yz, or local trouble before the content was accepted.
+    Deferred(ReplyCode),
+    /// 5yz from the peer, or content that the destination can't take.
+    Refused(ReplyCode),
+    /// The reply was lost after the final dot.
+    Unknown,
+    /// Given back untried (session fenced before the body flowed, too many recipients): no attempt is counted.
+    Returned,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Outcomes {
+    /// The same for every recipient of the attempt.
+    Uniform(Outcome),
+    /// One for each recipient index of the attempt.
+    Each(Vec<(u32, Outcome)>),
+}
+
+/// Why a session ended. Texts stay with the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CloseCause {
+    /// As asked, or the peer hung up between transactions.
+    Done,
+    /// No candidate host could be connected to, greeted us and offered what policy requires.
+    ConnectFailed,
+    /// The hosts' names resolved to no usable address.
+    NoHosts,
+    /// Every address is in `prohibited_hosts`.
+    Prohibited,
+    /// Every address is in `skip_hosts`.
+    Skipped,
+    /// The local address isn't there.
+    AddressNotAvailable,
+    Aborted,
+}
+
+/// Where a session goes: everything the driver needs, shared with the ready queue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Target {
+    /// `<source>-><site>@<protocol>`.
+    pub ready_queue: Arc<str>,
+    pub site: Arc<str>,
+    /// The destination domain (or literal) itself.
+    pub domain: Arc<str>,
+    pub pool: Arc<str>,
+    pub source: Arc<EgressSource>,
+    pub path: Arc<EgressPath>,
+    pub protocol: Arc<crate::config::queue::DeliveryProtocol>,
+    pub hosts: Arc<Hosts>,
+}
+
+/// The MX hosts behind a site name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hosts {
+    /// Ascending preference; hosts of one preference in the order of the answer.
+    pub by_preference: Vec<(u16, Vec<Box<str>>)>,
+    /// False: the domain itself stands in for missing MX records.
+    pub is_mx: bool,
+    pub is_domain_literal: bool,
+    pub is_secure: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Resolution {
+    Found {
+        site: Arc<str>,
+        hosts: Arc<Hosts>,
+        ttl: Duration,
+    },
+    /// RFC 7505.
+    NullMx,
+    /// The domain exists and has neither MX nor addresses, or doesn't exist.
+    NoHosts,
+    /// Nobody could tell; says nothing about the domain. The text is shown to operators.
+    Failed {
+        why: Box<str>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Question {
+    QueueConfig {
+        queue: Arc<str>,
+    },
+    /// The pool and every source it names.
+    Pool {
+        name: Arc<str>,
+    },
+    EgressPath {
+        domain: Arc<str>,
+        source: Arc<str>,
+        site: Arc<str>,
+    },
+    /// `throttle_insert_ready_queue(msg)`; asked only if policy handles it.
+    ThrottleInsert {
+        message: SpoolId,
+    },
+    /// `requeue_message(msg, response, …)`; asked only if policy handles it.
+    Requeue {
+        message: SpoolId,
+        attempt: Option<OpId>,
+        reasons: Vec<InsertReason>,
+        increment_attempts: bool,
+        delay: Option<Duration>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Answer {
+    QueueConfig(Box<QueueConfig>),
+    Pool(Box<ResolvedPool>),
+    EgressPath(Box<EgressPath>),
+    /// `until`: not before this.
+    ThrottleInsert {
+        until: Option<Wall>,
+    },
+    Requeue(RequeueAnswer),
+    /// Policy raised an error, ran out of its budget, or has no answer. The text is shown to operators.
+    Failed {
+        why: Box<str>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum RequeueAnswer {
+    Keep,
+    /// The handler changed what the queue's name is made of: tried at once in the new queue.
+    Move {
+        queue: Arc<str>,
+    },
+    /// `msg:set_due` or similar.
+    Due(Wall),
+    /// `kumo.reject`: a Bounce, whatever the code.
+    Reject(ReplyCode),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResolvedPool {
+    pub pool: EgressPool,
+    /// One for each entry of the pool, same order.
+    pub sources: Vec<Arc<EgressSource>>,
+}
+
+/// One step in a message's life: the driver writes the records (reading the message from the spool if it has
+/// to), then stores what follows, then completes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Conclusion {
+    pub message: SpoolId,
+    /// The attempt whose replies, peer and session complete the records.
+    pub attempt: Option<OpId>,
+    /// The session whose end is the reason, where there was no attempt.
+    pub session: Option<SessionId>,
+    pub queue: Arc<str>,
+    /// For records without an attempt; the ready queue's name where the message had one.
+    pub site: Option<Arc<str>>,
+    pub pool: Option<Arc<str>>,
+    pub source: Option<Arc<str>>,
+    /// Attempts made, this one included.
+    pub attempts: u16,
+    pub notes: Vec<Note>,
+    pub then: Then,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Note {
+    pub kind: RecordKind,
+    pub recipients: RecipientSet,
+    pub reason: Reason,
+}
+
+/// What stands in the record's response.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Reason {
+    /// The peer's reply of the attempt, for each recipient.
+    PeerReply,
+    /// A text of the session's end (connect errors).
+    SessionEnd,
+    /// Generated here; `text` is complete but for the prefix `KumoMTA internal: `, put there if `internal`.
+    Generated { code: ReplyCode, internal: bool, text: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Then {
+    /// Every recipient has its final outcome.
+    Remove,
+    /// Written, unsynced: to be tried again. `queue` is set when the message moved.
+    Update { attempts: u16, due: Wall, remaining: RecipientSet },
+    /// Records only.
+    Nothing,
+}
+
+/// Which scheduled queues an administrator means; all given parts must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueSelector {
+    pub campaign: Option<Box<str>>,
+    pub tenant: Option<Box<str>>,
+    pub domain: Option<Box<str>>,
+    pub routing_domain: Option<Box<str>>,
+    pub queue_names: Vec<Box<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdminEntry {
+    /// UUID v4, made by the driver.
+    pub id: Box<str>,
+    pub selector: QueueSelector,
+    pub reason: Box<str>,
+    pub expires: Wall,
+    /// Bounces only.
+    pub suppress_logging: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadySuspension {
+    pub id: Box<str>,
+    /// The ready queue's name.
+    pub name: Box<str>,
+    pub reason: Box<str>,
+    pub expires: Wall,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AdminCommand {
+    Bounce(AdminEntry),
+    CancelBounce {
+        id: Box<str>,
+    },
+    Suspend(AdminEntry),
+    CancelSuspend {
+        id: Box<str>,
+    },
+    SuspendReady(ReadySuspension),
+    CancelSuspendReady {
+        id: Box<str>,
+    },
+    /// Policy was edited: every cached configuration is asked for anew.
+    BumpEpoch,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AdminReply {
+    Done,
+    /// Messages bounced at once, by queue.
+    Bounced(Vec<(Arc<str>, u64)>),
+    UnknownId,
+    /// `limits::ADMIN_ENTRIES` is reached.
+    Full,
+}

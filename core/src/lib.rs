@@ -1,0 +1,49 @@
+//! kumo-core: every decision kumod makes, and nothing else.
+//!
+//! # What is here
+//! - [`engine`]: the control plane. One single-threaded machine that owns queues, retries, limits and sources.
+//! - [`smtp::server`] and [`smtp::client`]: one machine a connection; bytes in, bytes and requests out.
+//! - [`commit`]: who waits for which batch of the spool, its order, deadlines and undo.
+//! - [`record`]: the versioned, checksummed spool record. [`journal`]: the engine's inputs, written down.
+//! - [`mx`]: from DNS answers to a site name and a connection plan.
+//! - [`config`]: the types behind every `make_*` and `start_*` option, and the table that says what each does.
+//! - [`port`]: what the outside must offer.
+//!
+//! # The run loop
+//! A machine is fed with one input at a time and drained after each:
+//!
+//! ```text
+//! machine.handle(now, input);
+//! while let Some(output) = machine.poll() { perform(output) }
+//! arm_timer(machine.next_wake());
+//! ```
+//!
+//! # Architecture invariants
+//! - No runtime, clock, thread, socket, file or ambient randomness: time is the argument [`time::Now`],
+//!   randomness the argument `seed`. The crate is `no_std`.
+//! - Every operation a machine asks for has an id and gets exactly one completion; a second or unknown one
+//!   is a broken invariant and panics. Input from peers, policy or disk never does: it is an error value.
+//! - Every collection has its maximum in [`limits`].
+//! - `250` to a final dot needs a [`commit::Accountable`], which only a durable completion or a named waiver yields.
+#![cfg_attr(not(test), no_std)]
+extern crate alloc;
+
+pub mod address;
+pub mod commit;
+pub mod config;
+pub mod date;
+pub mod engine;
+pub mod id;
+pub mod journal;
+pub mod limits;
+pub mod log;
+pub mod message;
+pub mod mx;
+pub mod port;
+pub mod queue_name;
+pub mod random;
+pub mod recipients;
+pub mod record;
+pub mod smtp;
+pub mod throttle;
+pub mod time;

@@ -1,0 +1,55 @@
+//! Every maximum in one place, with the relations between them checked at compile time. A limit that an operator
+//! may choose has its default in `config`; what stands here holds whatever the policy says. Full is a reply
+//! or a deferral, never a panic.
+
+/// A command line without CRLF, whatever `line_length_hard_limit` says. RFC 5321 4.5.3.1.4 asks for 512; AUTH needs more.
+pub const COMMAND_LINE_OCTETS: usize = 12_288;
+/// What one read from a connection may bring.
+pub const READ_CHUNK_OCTETS: usize = 64 * 1024;
+/// Replies waiting for a client that doesn't read. Above it, nothing more is read from that client.
+pub const REPLY_BACKLOG_OCTETS: usize = 64 * 1024;
+/// Recipients of one message that the engine can hold.
+pub const RECIPIENTS_PER_MESSAGE: usize = 65_536;
+/// Errors a client may make in one session before it is disconnected (Postfix: 20).
+pub const SESSION_ERRORS: u32 = 20;
+/// NOOP, RSET, VRFY, HELO and the like without a message between them (Postfix: 100).
+pub const SESSION_JUNK_COMMANDS: u32 = 100;
+
+/// A reply line a remote server may send, and the lines of one reply.
+pub const SERVER_REPLY_LINE_OCTETS: usize = 4_096;
+pub const SERVER_REPLY_LINES: usize = 256;
+/// What of a remote server's reply is kept for records.
+pub const SERVER_REPLY_TEXT_OCTETS: usize = 4_096;
+
+/// Messages the engine holds. At about 400 octets each this is 4 GB.
+pub const MESSAGES: usize = 10_000_000;
+/// Scheduled queues, and ready queues, that exist at one time.
+pub const SCHEDULED_QUEUES: usize = 1_000_000;
+pub const READY_QUEUES: usize = 1_000_000;
+/// Outgoing connections of the whole process, whatever the policy allows.
+pub const SESSIONS: usize = 20_000;
+/// Entries of `bounce` and of `suspend`.
+pub const ADMIN_ENTRIES: usize = 10_000;
+/// Egress sources in one pool.
+pub const POOL_ENTRIES: usize = 10_000;
+/// MX hosts of a domain that are looked at.
+pub const MX_HOSTS: usize = 64;
+/// Addresses of one connection plan.
+pub const PLAN_ADDRESSES: usize = 64;
+/// Received header fields before a message counts as looping (RFC 5321 6.3 asks for at least 100).
+pub const RECEIVED_FIELDS: usize = 100;
+
+/// One batch of the committer, whichever is reached first.
+pub const BATCH_SUBMISSIONS: usize = 512;
+pub const BATCH_OCTETS: usize = 8 * 1024 * 1024;
+/// Submissions waiting for the committer; more are refused with 451.
+pub const COMMIT_BACKLOG: usize = 65_536;
+
+/// A spool record's value.
+pub const RECORD_OCTETS: usize = 128 * 1024 * 1024;
+/// One entry of the journal.
+pub const JOURNAL_ENTRY_OCTETS: usize = 64 * 1024 * 1024;
+
+const _: () = assert!(COMMAND_LINE_OCTETS <= READ_CHUNK_OCTETS);
+const _: () = assert!(BATCH_OCTETS <= RECORD_OCTETS);
+const _: () = assert!(SERVER_REPLY_LINE_OCTETS <= READ_CHUNK_OCTETS);

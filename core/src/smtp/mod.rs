@@ -1,0 +1,4 @@
+//! SMTP, both ends, without a socket: [`server`] receives, [`client`] sends, [`reply`] is what they say.
+pub mod client;
+pub mod reply;
+pub mod server;

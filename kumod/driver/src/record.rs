@@ -1,0 +1,38 @@
+//! The recorder port: where log records go. The driver says what happened to which message; which metadata and
+//! headers a record carries, and how it is written, is the implementation's.
+use kumo_core::address::Mailbox;
+use kumo_core::log::{PeerAddress, RecordKind, SourceAddress};
+use kumo_core::message::Message;
+use kumo_core::port::TlsInfo;
+use kumo_core::smtp::reply::Reply;
+use kumo_core::time::Wall;
+use std::future::Future;
+
+/// One log record before it is rendered.
+#[derive(Clone, Debug)]
+pub struct RecordEvent<'a> {
+    pub kind: RecordKind,
+    pub when: Wall,
+    pub message: &'a Message,
+    pub recipients: Vec<&'a Mailbox>,
+    pub queue: &'a str,
+    /// The ready queue's name, or what stands for it.
+    pub site: &'a str,
+    pub response: Reply,
+    pub attempts: u16,
+    pub peer_address: Option<PeerAddress>,
+    pub pool: Option<&'a str>,
+    pub source: Option<&'a str>,
+    pub source_address: Option<SourceAddress>,
+    /// `ESMTP`, `Maildir`, …; `None` for what isn't a delivery.
+    pub delivery_protocol: Option<&'a str>,
+    pub tls: Option<&'a TlsInfo>,
+    pub provider: Option<&'a str>,
+    /// UUID of the outgoing or incoming session.
+    pub session: Option<String>,
+}
+
+pub trait Recorder: Send + Sync + 'static {
+    /// Returns once the record is in the writer's queue; waits only while that is full.
+    fn record(&self, event: RecordEvent<'_>) -> impl Future<Output = ()> + Send;
+}
