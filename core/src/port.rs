@@ -124,7 +124,10 @@ pub trait Spool: Send + Sync + 'static {
     ) -> impl Future<Output = Result<ScanPage, SpoolError>> + Send;
     fn compact(&self, family: Family) -> impl Future<Output = Result<(), SpoolError>> + Send;
     fn properties(&self, family: Family) -> SpoolProperties;
-    fn free_space(&self, family: Family) -> impl Future<Output = Result<FreeSpace, SpoolError>> + Send;
+    fn free_space(
+        &self,
+        family: Family,
+    ) -> impl Future<Output = Result<FreeSpace, SpoolError>> + Send;
     /// Closes and opens the store again, for when it has become read-only.
     fn reopen(&self) -> impl Future<Output = Result<(), SpoolError>> + Send;
     /// Syncs and closes; later calls get [`SpoolErrorKind::Closed`].
@@ -200,8 +203,14 @@ pub struct TlsAccept {
 pub trait Network: Send + Sync + 'static {
     type Stream: Stream;
     type Listener: Listener<Stream = Self::Stream>;
-    fn dial(&self, request: DialRequest) -> impl Future<Output = Result<Self::Stream, NetError>> + Send;
-    fn listen(&self, address: SocketAddr) -> impl Future<Output = Result<Self::Listener, NetError>> + Send;
+    fn dial(
+        &self,
+        request: DialRequest,
+    ) -> impl Future<Output = Result<Self::Stream, NetError>> + Send;
+    fn listen(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = Result<Self::Listener, NetError>> + Send;
     /// Loads or makes what `upgrade_server` needs, so that a bad certificate is an error at start.
     fn prepare_tls(&self, accept: &TlsAccept) -> Result<(), NetError>;
 }
@@ -209,7 +218,9 @@ pub trait Network: Send + Sync + 'static {
 pub trait Listener: Send + 'static {
     type Stream: Stream;
     /// The next connection and who it is from.
-    fn accept(&mut self) -> impl Future<Output = Result<(Self::Stream, SocketAddr), NetError>> + Send;
+    fn accept(
+        &mut self,
+    ) -> impl Future<Output = Result<(Self::Stream, SocketAddr), NetError>> + Send;
     fn local_address(&self) -> SocketAddr;
 }
 
@@ -218,7 +229,10 @@ pub trait Listener: Send + 'static {
 pub trait Stream: Sized + Send + 'static {
     fn local_address(&self) -> Option<SocketAddr>;
     /// Appends to `buffer`, at most its spare room grown to [`crate::limits::READ_CHUNK_OCTETS`]; 0 is the end.
-    fn read(&mut self, buffer: &mut BytesMut) -> impl Future<Output = Result<usize, NetError>> + Send;
+    fn read(
+        &mut self,
+        buffer: &mut BytesMut,
+    ) -> impl Future<Output = Result<usize, NetError>> + Send;
     fn write_all(&mut self, data: &[u8]) -> impl Future<Output = Result<(), NetError>> + Send;
     fn shutdown(&mut self) -> impl Future<Output = ()> + Send;
     fn upgrade_client(

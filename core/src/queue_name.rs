@@ -56,7 +56,9 @@ mod tests {
 
     #[test]
     fn names_survive_a_round_trip() {
-        for text in ["d.test", "t@d.test", "c:@d.test", "c:t@d.test", "c:t@d.test!r.test", "d.test!r.test"] {
+        for text in
+            ["d.test", "t@d.test", "c:@d.test", "c:t@d.test", "c:t@d.test!r.test", "d.test!r.test"]
+        {
             assert_eq!(QueueName::parse(text).render(), text);
         }
         let full = QueueName::parse("c:t@d!r");

@@ -5,11 +5,15 @@ pub use core::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// Nanoseconds of a clock that never goes back; its zero means nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Mono(pub u64);
 
 /// Nanoseconds since 1970-01-01T00:00:00Z. Steps in both directions when an operator or NTP says so.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Wall(pub i64);
 
 /// The moment at which something is handled.

@@ -43,7 +43,9 @@ pub struct Cidr {
 impl Cidr {
     pub fn contains(&self, address: IpAddr) -> bool {
         let (ours, theirs, width) = match (self.address, address.to_canonical()) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(a.to_bits()), u128::from(b.to_bits()), 32),
+            (IpAddr::V4(a), IpAddr::V4(b)) => {
+                (u128::from(a.to_bits()), u128::from(b.to_bits()), 32)
+            }
             (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits(), b.to_bits(), 128),
             _ => return false,
         };
@@ -105,7 +107,8 @@ impl Default for EgressPath {
     fn default() -> EgressPath {
         let seconds = Duration::from_secs;
         let block = |address: [u8; 4], prefix| Cidr { address: IpAddr::from(address), prefix };
-        let block6 = |last| Cidr { address: IpAddr::from([0, 0, 0, 0, 0, 0, 0, last]), prefix: 128 };
+        let block6 =
+            |last| Cidr { address: IpAddr::from([0, 0, 0, 0, 0, 0, 0, last]), prefix: 128 };
         EgressPath {
             connection_limit: LimitSpec { limit: 32, force_local: false },
             additional_connection_limits: BTreeMap::new(),
@@ -140,7 +143,12 @@ impl Default for EgressPath {
             allow_smtp_auth_plain_without_tls: false,
             allow_smtp_auth_plain_without_valid_certificate: false,
             ehlo_domain: None,
-            prohibited_hosts: vec![block([127, 0, 0, 0], 8), block([0, 0, 0, 0], 32), block6(1), block6(0)],
+            prohibited_hosts: vec![
+                block([127, 0, 0, 0], 8),
+                block([0, 0, 0, 0], 32),
+                block6(1),
+                block6(0),
+            ],
             skip_hosts: Vec::new(),
             ip_lookup_strategy: IpLookupStrategy::Ipv4AndIpv6,
             ignore_8bit_checks: false,

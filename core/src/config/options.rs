@@ -22,5 +22,7 @@ pub struct ConfigError {
 pub trait Constructed: Sized {
     /// As written in policy, such as `kumo.make_queue_config`.
     const CONSTRUCTOR: &'static str;
-    fn parse(table: serde_json::Map<String, serde_json::Value>) -> Result<Parsed<Self>, ConfigError>;
+    fn parse(
+        table: serde_json::Map<String, serde_json::Value>,
+    ) -> Result<Parsed<Self>, ConfigError>;
 }
