@@ -181,7 +181,8 @@ fn check_dot_atom(text: &str) -> Result<(), AddressError> {
 /// A domain name or an address literal (RFC 5321 4.1.2, 4.1.3), without a port.
 pub fn check_domain(text: &str) -> Result<(), AddressError> {
     if let Some(literal) = text.strip_prefix('[') {
-        let literal = literal.strip_suffix(']').ok_or(AddressError("an address literal ends with ]"))?;
+        let literal =
+            literal.strip_suffix(']').ok_or(AddressError("an address literal ends with ]"))?;
         let tagged = literal.get(..5).is_some_and(|tag| tag.eq_ignore_ascii_case("ipv6:"));
         let valid = match tagged {
             true => literal[5..].parse::<Ipv6Addr>().is_ok(),
@@ -269,7 +270,11 @@ mod tests {
             "jörg@bücher.example",
             "用户@例え.テスト",
             "|-weird@x.test",
-            &format!("{}@{long_label}.{long_label}.{long_label}.{}", "l".repeat(64), "b".repeat(61)),
+            &format!(
+                "{}@{long_label}.{long_label}.{long_label}.{}",
+                "l".repeat(64),
+                "b".repeat(61)
+            ),
         ] {
             let mailbox = Mailbox::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!(mailbox.as_str().to_lowercase(), text.to_lowercase());
@@ -281,11 +286,46 @@ mod tests {
     #[test]
     fn what_it_forbids_is_an_error() {
         for text in [
-            "", "@", "a", "a@", "@b", "a@@b", "a@b@c", ".a@b", "a.@b", "a..b@c", "a b@c", "a@b c",
-            "a@b.", "a@.b", "a@b..c", "a@-b", "a@b-", "a@b:25", "a@b.test:2525", "a@b_c", "a\r\n@b",
-            "a\0@b", "a@b\n", "\"a@b", "\"a\"b@c", "\"a\nb\"@c", "\"a\\\nb\"@c", "a@[1.2.3]",
-            "a@[1.2.3.4", "a@[1.2.3.4]:25", "a@[IPv6:zz]", "a@[tag:x]", "a@b\u{200b}c", "a\u{202e}@b",
-            "a@b\u{3002}c", "a\u{85}@b", "<a@b>", "a@<b>", "a,b@c", "a@b;c",
+            "",
+            "@",
+            "a",
+            "a@",
+            "@b",
+            "a@@b",
+            "a@b@c",
+            ".a@b",
+            "a.@b",
+            "a..b@c",
+            "a b@c",
+            "a@b c",
+            "a@b.",
+            "a@.b",
+            "a@b..c",
+            "a@-b",
+            "a@b-",
+            "a@b:25",
+            "a@b.test:2525",
+            "a@b_c",
+            "a\r\n@b",
+            "a\0@b",
+            "a@b\n",
+            "\"a@b",
+            "\"a\"b@c",
+            "\"a\nb\"@c",
+            "\"a\\\nb\"@c",
+            "a@[1.2.3]",
+            "a@[1.2.3.4",
+            "a@[1.2.3.4]:25",
+            "a@[IPv6:zz]",
+            "a@[tag:x]",
+            "a@b\u{200b}c",
+            "a\u{202e}@b",
+            "a@b\u{3002}c",
+            "a\u{85}@b",
+            "<a@b>",
+            "a@<b>",
+            "a,b@c",
+            "a@b;c",
             &format!("{}@b", "l".repeat(65)),
             &format!("a@{}", "b".repeat(64)),
             &format!("a@{}", "b.".repeat(128) + "c"),

@@ -66,10 +66,7 @@ pub fn rfc3339(wall: Wall) -> String {
 /// `20261124-171329`, the name of a log segment.
 pub fn segment_name(wall: Wall) -> String {
     let c = civil(wall);
-    format!(
-        "{:04}{:02}{:02}-{:02}{:02}{:02}",
-        c.year, c.month, c.day, c.hour, c.minute, c.second
-    )
+    format!("{:04}{:02}{:02}-{:02}{:02}{:02}", c.year, c.month, c.day, c.hour, c.minute, c.second)
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@ use bytes::{Bytes, BytesMut};
 use memchr::memchr;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a header field's name is made of printable ASCII characters without a colon, this isn't: {0:?}")]
+#[error(
+    "a header field's name is made of printable ASCII characters without a colon, this isn't: {0:?}"
+)]
 pub struct FieldNameError(pub String);
 
 /// One field as it stands in the message.

@@ -19,7 +19,10 @@ pub enum Command<'a> {
     Vrfy,
     Help,
     StartTls,
-    Auth { mechanism: &'a str, initial: Option<&'a str> },
+    Auth {
+        mechanism: &'a str,
+        initial: Option<&'a str>,
+    },
     /// A verb of HTTP: somebody's browser is made to talk to us (D32).
     Http,
     Unknown,
@@ -129,7 +132,8 @@ pub fn mail_arguments(text: &str) -> Result<MailArguments, Reply> {
         }
         match (which, value) {
             (0, Some(value)) => arguments.size = Some(size(value)?),
-            (1, Some(value)) if ["7BIT", "8BITMIME"].iter().any(|b| value.eq_ignore_ascii_case(b)) => {}
+            (1, Some(value))
+                if ["7BIT", "8BITMIME"].iter().any(|b| value.eq_ignore_ascii_case(b)) => {}
             (2, None) => arguments.utf8 = true,
             (3, Some(value)) if is_xtext(value) => {}
             _ => return Err(syntax(&format!("the value of {} is invalid", names[which]))),

@@ -231,7 +231,8 @@ impl Context {
             return Err(Refusal { reply, end });
         }
         let code = reply.code;
-        Err(self.policy_failure(format!("policy rejected with {code}, which is no 4yz or 5yz code")))
+        Err(self
+            .policy_failure(format!("policy rejected with {code}, which is no 4yz or 5yz code")))
     }
 
     pub fn policy_failure(&self, text: String) -> Refusal {

@@ -187,8 +187,19 @@ mod tests {
     #[test]
     fn only_crlf_dot_crlf_ends_data() {
         for text in [
-            "a\n.\n", "a\n.\r\n", "a\r\n.\n", "a\r.\r", "a\r.\r\n", "a\n.\r", "a\r\n.\r", "a\r\n.\r\r\n",
-            "a\r\n\0.\r\n", "a\r\n.\0\r\n", "a\r\n .\r\n", "a\r\n. \r\n", "a\r\n..\r\n",
+            "a\n.\n",
+            "a\n.\r\n",
+            "a\r\n.\n",
+            "a\r.\r",
+            "a\r.\r\n",
+            "a\n.\r",
+            "a\r\n.\r",
+            "a\r\n.\r\r\n",
+            "a\r\n\0.\r\n",
+            "a\r\n.\0\r\n",
+            "a\r\n .\r\n",
+            "a\r\n. \r\n",
+            "a\r\n..\r\n",
         ] {
             for line_endings in [LineEndings::Deny, LineEndings::Allow, LineEndings::Fix] {
                 let found = deframe(limits(line_endings), &[text.as_bytes()]);

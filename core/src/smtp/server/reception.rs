@@ -177,7 +177,8 @@ impl Batches {
             }
             BatchHandling::BatchByDomain => by_domain(envelope.recipients),
         };
-        let is_shared = groups.len() > 1 && body.len().saturating_mul(groups.len()) > BIFURCATED_OCTETS;
+        let is_shared =
+            groups.len() > 1 && body.len().saturating_mul(groups.len()) > BIFURCATED_OCTETS;
         let shared = is_shared.then(|| with_received(&reception, id, None, &body, cx));
         let last = groups.len() - 1;
         let mut meta = Some(meta);

@@ -149,9 +149,13 @@ impl State {
     fn on_bad_line(self, bad: BadLine, cx: &mut Context) -> State {
         cx.line.clear();
         match (self, bad) {
-            (State::ExpectAuthResponse(state), BadLine::TooLong { .. }) => state.on_overlong_line(cx),
+            (State::ExpectAuthResponse(state), BadLine::TooLong { .. }) => {
+                state.on_overlong_line(cx)
+            }
             // A cancelled exchange rather than one that waits for ever.
-            (State::ExpectAuthResponse(state), BadLine::NoCarriageReturn) => state.on_line(b"*", cx),
+            (State::ExpectAuthResponse(state), BadLine::NoCarriageReturn) => {
+                state.on_line(b"*", cx)
+            }
             (state, BadLine::TooLong { is_authentication }) => {
                 cx.fault(line_too_long(is_authentication), About::NOBODY, state)
             }
@@ -211,11 +215,19 @@ enum BadLine {
 /// What stands at the beginning of the input.
 enum Line {
     /// Without its CRLF; its octets and those to go past.
-    Good { length: usize, octets: usize },
-    Bad { bad: BadLine, octets: usize },
+    Good {
+        length: usize,
+        octets: usize,
+    },
+    Bad {
+        bad: BadLine,
+        octets: usize,
+    },
     Incomplete,
     /// The rest of it is to be passed over, whatever it is.
-    Overlong { bad: BadLine },
+    Overlong {
+        bad: BadLine,
+    },
 }
 
 pub struct Session {
@@ -289,6 +301,12 @@ impl Session {
         // Before the greeting only to notice a client that speaks first.
         let listens = matches!(self.state, State::AwaitGreeting(_));
         (reads || listens) && !self.context.is_backlogged() && !self.context.has_output()
+    }
+
+    /// Octets held back from the client's input, for tests of their bound.
+    #[cfg(test)]
+    pub fn buffered(&self) -> usize {
+        self.input.capacity()
     }
 
     fn wake_if_due(&mut self) {
@@ -382,7 +400,7 @@ impl Session {
         }
         // Replies to a batch leave together: those before a question with the one that follows its answer.
         let is_reading = self.state.reads_lines() || matches!(self.state, State::ReadData(_));
-        if is_reading {
+        if is_reading || self.context.is_backlogged() {
             self.context.flush();
         }
     }

@@ -25,7 +25,12 @@ pub struct Reception<'a> {
 }
 
 /// `recipient` is left out where one field serves several messages.
-pub fn received(from: &Reception<'_>, id: SpoolId, recipient: Option<&Mailbox>, now: Wall) -> String {
+pub fn received(
+    from: &Reception<'_>,
+    id: SpoolId,
+    recipient: Option<&Mailbox>,
+    now: Wall,
+) -> String {
     let protocol = match (from.tls, from.authenticated) {
         (Some(_), true) => "ESMTPSA",
         (Some(_), false) => "ESMTPS",
@@ -49,7 +54,12 @@ pub fn received(from: &Reception<'_>, id: SpoolId, recipient: Option<&Mailbox>, 
 }
 
 /// `include`: names of the metadata that go into it.
-pub fn supplemental(field: &str, recipients: &[Mailbox], include: &[String], meta: &Meta) -> String {
+pub fn supplemental(
+    field: &str,
+    recipients: &[Mailbox],
+    include: &[String],
+    meta: &Meta,
+) -> String {
     let mut object = Meta::new();
     for name in include {
         if let Some(value) = meta.get(name) {
