@@ -277,7 +277,8 @@ mod tests {
     /// machine's speed doesn't matter.
     #[test]
     fn header_bombs_take_linear_time() {
-        let bombs: [(&str, fn(usize) -> Vec<u8>); 4] = [
+        type Bomb = (&'static str, fn(usize) -> Vec<u8>);
+        let bombs: [Bomb; 4] = [
             ("fields", |n| b"A: b\r\n".repeat(n)),
             ("folds", |n| [b"A: b\r\n".to_vec(), b" x\r\n".repeat(n)].concat()),
             ("no colon", |n| b"aaaaaa".repeat(n)),

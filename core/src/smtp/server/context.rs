@@ -148,7 +148,7 @@ impl Context {
 
     /// Writes a 4yz or 5yz reply and has it recorded.
     pub fn refuse(&mut self, mut reply: Reply, about: About<'_>) {
-        assert!(!reply.is_positive(), "a refusal is never positive");
+        assert!(reply.is_transient() || reply.is_permanent(), "a refusal is 4yz or 5yz: {reply}");
         self.write(&reply);
         let not_served = Some(EnhancedCode { class: 4, subject: 3, detail: 2 });
         if reply.code == 421 && reply.enhanced == not_served {

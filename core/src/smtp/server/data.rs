@@ -3,7 +3,6 @@
 //! depends on the whole content only, never on how it was cut into reads. With `Allow`, bare CR and LF stay in the
 //! content as they came; delivery puts them right (D28).
 use crate::config::listener::LineEndings;
-use alloc::vec::Vec;
 use bytes::{Bytes, BytesMut};
 use memchr::memchr2;
 
@@ -160,9 +159,9 @@ impl Deframer {
 
 /// The content of `parts`, fed one by one as a session does, and what follows its end.
 #[cfg(test)]
-pub fn deframe(limits: DataLimits, parts: &[&[u8]]) -> Option<(Content, Vec<u8>)> {
+pub fn deframe(limits: DataLimits, parts: &[&[u8]]) -> Option<(Content, alloc::vec::Vec<u8>)> {
     let mut deframer = Deframer::new(limits, 0);
-    let mut pending = Vec::new();
+    let mut pending = alloc::vec::Vec::new();
     for (position, part) in parts.iter().enumerate() {
         pending.extend_from_slice(part);
         let taken = deframer.take(&pending);

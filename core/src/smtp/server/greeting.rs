@@ -12,7 +12,6 @@ use crate::smtp::reply::Reply;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
-use alloc::vec;
 use alloc::vec::Vec;
 
 /// Who the client says it is. Holding one means that HELO or EHLO was accepted.
@@ -355,5 +354,5 @@ pub fn line_too_long(is_authentication: bool) -> Reply {
 
 #[cfg(test)]
 pub fn auth_response(authz: &str, authc: &str, password: &str) -> String {
-    base64::encode(vec![authz, authc, password].join("\0").as_bytes())
+    base64::encode([authz, authc, password].join("\0").as_bytes())
 }

@@ -334,9 +334,6 @@ impl AwaitDurable {
     pub fn on_submitted(self, outcome: Submitted, cx: &mut Context) -> State {
         match outcome {
             Submitted::Accepted(accountable) => acknowledge(accountable, &self.ids, cx),
-            Submitted::Refused(reply) if reply.is_positive() => {
-                unreachable!("a refusal is never positive")
-            }
             Submitted::Refused(reply) => cx.refuse(reply, self.reception.about()),
         }
         match self.after {

@@ -21,7 +21,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem;
 use core::net::SocketAddr;
-use memchr::memchr;
+use memchr::{memchr, memmem};
 
 /// The first octet of a TLS record that begins a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -156,6 +156,7 @@ impl State {
             (State::ExpectAuthResponse(state), BadLine::NoCarriageReturn) => {
                 state.on_line(b"*", cx)
             }
+            (state, BadLine::Answered) => state,
             (state, BadLine::TooLong { is_authentication }) => {
                 cx.fault(line_too_long(is_authentication), About::NOBODY, state)
             }
@@ -208,8 +209,12 @@ impl State {
 
 #[derive(Clone, Copy)]
 enum BadLine {
-    TooLong { is_authentication: bool },
+    TooLong {
+        is_authentication: bool,
+    },
     NoCarriageReturn,
+    /// The rest of a line that had a bare LF in it: never a command, whatever it looks like.
+    Answered,
 }
 
 /// What stands at the beginning of the input.
@@ -219,15 +224,20 @@ enum Line {
         length: usize,
         octets: usize,
     },
-    Bad {
-        bad: BadLine,
+    /// A bare LF ended it; what follows up to CRLF belongs to it.
+    Broken {
         octets: usize,
     },
-    Incomplete,
-    /// The rest of it is to be passed over, whatever it is.
-    Overlong {
-        bad: BadLine,
+    /// Everything up to the next CRLF is to be passed over.
+    TooLong {
+        is_authentication: bool,
     },
+    /// The end of what was passed over, or so much of it.
+    Passed {
+        octets: usize,
+        is_complete: bool,
+    },
+    Incomplete,
 }
 
 pub struct Session {
@@ -362,21 +372,29 @@ impl Session {
                 self.state = not_smtp(cx);
                 break;
             }
-            match next_line(input, self.passing_over, &state, cx) {
+            match next_line(input, self.passing_over.is_some(), &state, cx) {
                 Line::Good { length, octets } => {
                     self.state = state.on_line(&input[..length], cx);
                     self.used += octets;
                 }
-                Line::Bad { bad, octets } => {
-                    self.state = state.on_bad_line(bad, cx);
-                    self.passing_over = None;
+                Line::Broken { octets } => {
+                    self.state = state.on_bad_line(BadLine::NoCarriageReturn, cx);
+                    self.passing_over = Some(BadLine::Answered);
                     self.used += octets;
                 }
-                Line::Overlong { bad } => {
+                Line::TooLong { is_authentication } => {
                     self.state = state;
-                    self.passing_over = Some(bad);
-                    self.used = self.input.len();
-                    break;
+                    self.passing_over = Some(BadLine::TooLong { is_authentication });
+                    continue;
+                }
+                Line::Passed { octets, is_complete } => {
+                    self.used += octets;
+                    let Some(bad) = self.passing_over.filter(|_| is_complete) else {
+                        self.state = state;
+                        break;
+                    };
+                    self.passing_over = None;
+                    self.state = state.on_bad_line(bad, cx);
                 }
                 Line::Incomplete => {
                     self.state = state;
@@ -406,34 +424,36 @@ impl Session {
     }
 }
 
-fn next_line(input: &[u8], passing_over: Option<BadLine>, state: &State, cx: &Context) -> Line {
-    let end = memchr(b'\n', input);
-    if let Some(bad) = passing_over {
-        return match end {
-            Some(end) => Line::Bad { bad, octets: end + 1 },
-            None => Line::Overlong { bad },
-        };
+fn next_line(input: &[u8], is_passing_over: bool, state: &State, cx: &Context) -> Line {
+    if is_passing_over {
+        return pass_over(input);
     }
     let is_authentication = matches!(state, State::ExpectAuthResponse(_))
         || input.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "));
     let limit = line_limit(is_authentication, cx);
-    let too_long = BadLine::TooLong { is_authentication };
-    let Some(end) = end else {
+    let Some(end) = memchr(b'\n', input) else {
         // One more may be the CR.
         return match input.len() > limit + 1 {
-            true => Line::Overlong { bad: too_long },
+            true => Line::TooLong { is_authentication },
             false => Line::Incomplete,
         };
     };
     let octets = end + 1;
-    let line = &input[..end];
-    match line.strip_suffix(b"\r") {
-        _ if line.strip_suffix(b"\r").unwrap_or(line).len() > limit => {
-            Line::Bad { bad: too_long, octets }
-        }
+    let line = input[..end].strip_suffix(b"\r");
+    match line {
+        _ if line.unwrap_or(&input[..end]).len() > limit => Line::TooLong { is_authentication },
         Some(line) => Line::Good { length: line.len(), octets },
-        None => Line::Bad { bad: BadLine::NoCarriageReturn, octets },
+        None => Line::Broken { octets },
     }
+}
+
+fn pass_over(input: &[u8]) -> Line {
+    if let Some(end) = memmem::find(input, b"\r\n") {
+        return Line::Passed { octets: end + 2, is_complete: true };
+    }
+    // A CR at the end may be half of what is looked for.
+    let octets = input.len() - usize::from(input.ends_with(b"\r"));
+    Line::Passed { octets, is_complete: false }
 }
 
 fn open(state: State, refusal: Option<Reply>, cx: &mut Context) -> State {
