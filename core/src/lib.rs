@@ -33,6 +33,7 @@ pub mod commit;
 pub mod config;
 pub mod date;
 pub mod engine;
+pub mod header;
 pub mod id;
 pub mod journal;
 pub mod limits;
