@@ -1,12 +1,10 @@
 //! kumo-core: every decision kumod makes, and nothing else.
 //!
 //! # What is here
-//! - [`engine`]: the control plane. One single-threaded machine that owns queues, retries, limits and sources.
-//! - [`smtp::server`] and [`smtp::client`]: one machine a connection; bytes in, bytes and requests out.
-//! - [`commit`]: who waits for which batch of the spool, its order, deadlines and undo.
-//! - [`record`]: the versioned, checksummed spool record. [`journal`]: the engine's inputs, written down.
-//! - [`mx`]: from DNS answers to a site name and a connection plan.
-//! - [`config`]: the types behind every `make_*` and `start_*` option, and the table that says what each does.
+//! - [`smtp::server`]: the receiving side of a connection; bytes in, bytes and requests out.
+//! - [`engine`]: what the control plane can be told and what it can want.
+//! - [`commit`]: what leave to say 250 is made of.
+//! - [`config`]: the types behind every `make_*` and `start_*` option.
 //! - [`port`]: what the outside must offer.
 //!
 //! # The run loop
@@ -35,16 +33,12 @@ pub mod date;
 pub mod engine;
 pub mod header;
 pub mod id;
-pub mod journal;
 pub mod limits;
 pub mod log;
 pub mod message;
-pub mod mx;
 pub mod port;
 pub mod queue_name;
 pub mod random;
 pub mod recipients;
-pub mod record;
 pub mod smtp;
-pub mod throttle;
 pub mod time;

@@ -300,3 +300,33 @@ pub trait Host: Send + Sync + 'static {
     /// Entropy for the process's one seed.
     fn seed(&self) -> u64;
 }
+
+// ---- Files ---------------------------------------------------------------------------------------------
+
+/// A maildir delivery: one new file under `directory`, complete and synced before it shows in `new/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MaildirDelivery {
+    pub directory: String,
+    /// Unique within the directory; the writer adds what the maildir format asks for.
+    pub name: String,
+    pub dir_mode: Option<u32>,
+    pub file_mode: Option<u32>,
+    pub content: Bytes,
+}
+
+/// What kumod writes besides its spool and its logs.
+pub trait Files: Send + Sync + 'static {
+    /// The final file name, or what the file system said.
+    fn deliver_to_maildir(
+        &self,
+        delivery: MaildirDelivery,
+    ) -> impl Future<Output = Result<String, String>> + Send;
+    /// Appends to a journal segment, made on first use. Not synced: a journal is for replay, not for promises.
+    fn append_to_journal(
+        &self,
+        segment: u64,
+        data: Vec<u8>,
+    ) -> impl Future<Output = Result<(), String>> + Send;
+    /// Removes segments older than `oldest_kept`.
+    fn trim_journal(&self, oldest_kept: u64) -> impl Future<Output = Result<(), String>> + Send;
+}

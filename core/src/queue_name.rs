@@ -1,4 +1,5 @@
 //! The names of scheduled queues: `campaign:tenant@domain!routing_domain`, each part but the domain optional.
+use crate::message::Message;
 use alloc::string::String;
 use core::fmt;
 
@@ -48,6 +49,26 @@ impl fmt::Display for QueueName<'_> {
         f.write_str(self.domain)?;
         self.routing_domain.map_or(Ok(()), |routing| write!(f, "!{routing}"))
     }
+}
+
+/// The scheduled queue a message belongs to: its `queue` metadata, or what its `campaign`, `tenant` and
+/// `routing_domain` metadata and its first remaining recipient make.
+pub fn of_message(message: &Message) -> String {
+    let meta = |name: &str| {
+        message.meta.get(name).and_then(|value| value.as_str()).filter(|text| !text.is_empty())
+    };
+    if let Some(queue) = meta("queue") {
+        return queue.into();
+    }
+    let first = message.remaining.iter().next().unwrap_or(0) as usize;
+    let domain = message.envelope.recipients.get(first).map_or("", |mailbox| mailbox.domain());
+    let name = QueueName {
+        campaign: meta("campaign"),
+        tenant: meta("tenant"),
+        domain,
+        routing_domain: meta("routing_domain"),
+    };
+    name.render()
 }
 
 #[cfg(test)]

@@ -9,3 +9,4 @@
 pub mod counters;
 pub mod policy;
 pub mod record;
+pub mod world;
