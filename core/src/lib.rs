@@ -3,7 +3,7 @@
 //! # What is here
 //! - [`smtp::server`]: the receiving side of a connection; bytes in, bytes and requests out.
 //! - [`engine`]: what the control plane can be told and what it can want.
-//! - [`commit`]: what leave to say 250 is made of.
+//! - [`commit`]: who waits for which batch of the spool, its order, deadlines and undo.
 //! - [`config`]: the types behind every `make_*` and `start_*` option.
 //! - [`port`]: what the outside must offer.
 //!

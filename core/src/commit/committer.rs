@@ -1,0 +1,450 @@
+//! The committer: greedy group commit without a timer. Whatever waits when the spool is free becomes the next
+//! batch.
+//!
+//! Where both families lie in one database a batch is one synced apply. Where they don't, its bodies are synced
+//! first and its meta after them, and the bodies of the next batch are written meanwhile. In both cases the meta is
+//! the commit point:
+//! - until it is handed over, a deadline costs nothing: the store is dropped and its client told 451;
+//! - after that, the client is told 451 at the deadline, and when the batch lands the store is taken back before
+//!   anybody hears of it. A failed batch may be on disk in part, so its stores are taken back too.
+use super::batch::{Batch, Submission, delete_bodies};
+use super::{
+    CommitConfig, CommitOutcome, Durable, Input, Output, Refusal, StageId, Ticket, Waiver, Work,
+};
+use crate::id::SpoolId;
+use crate::limits;
+use crate::port::{SpoolError, SyncMode};
+use crate::time::{Duration, Mono};
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+/// How long an update or a removal may stay unsynced, and how long a failed undo or sync rests.
+const SYNC_AFTER: Duration = Duration::from_secs(1);
+
+/// What the spool is busy with on behalf of the commit point.
+#[derive(Debug)]
+enum Commit {
+    Batch { stage: StageId, batch: Batch, sync: SyncMode },
+    Sync { stage: StageId },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Running,
+    Stopping,
+    Draining,
+    Drained,
+}
+
+#[derive(Debug)]
+pub struct Committer {
+    config: CommitConfig,
+    phase: Phase,
+    waiting: VecDeque<Submission>,
+    /// Not later than the earliest deadline of what waits or is handed over and unanswered.
+    earliest_deadline: Mono,
+    /// Two paths only: bodies being written, then bodies written whose meta waits for its turn.
+    writing_bodies: Option<(StageId, Batch)>,
+    bodies_written: Option<Batch>,
+    commit: Option<Commit>,
+    undo: Vec<SpoolId>,
+    orphans: Vec<SpoolId>,
+    /// Undo and sync rest until then after a failure, so that a broken disk isn't hammered.
+    rest_until: Mono,
+    /// Since when something applied is unsynced.
+    unsynced_since: Option<Mono>,
+    next_stage: u64,
+    outputs: VecDeque<Output>,
+}
+
+impl Committer {
+    pub fn new(config: CommitConfig) -> Committer {
+        Committer {
+            config,
+            phase: Phase::Running,
+            waiting: VecDeque::new(),
+            earliest_deadline: Mono(u64::MAX),
+            writing_bodies: None,
+            bodies_written: None,
+            commit: None,
+            undo: Vec::new(),
+            orphans: Vec::new(),
+            rest_until: Mono(0),
+            unsynced_since: None,
+            next_stage: 0,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Queues work; a `Tick` (or any other input) after one or many of these hands it over.
+    pub fn submit(&mut self, ticket: Ticket, work: Work, deadline: Mono) {
+        assert!(self.phase < Phase::Draining, "nothing is submitted after Drain");
+        let submission = Submission { ticket, work, deadline, answered: false };
+        if self.phase == Phase::Stopping && submission.is_store() {
+            return self.done(ticket, CommitOutcome::Refused(Refusal::Stopping));
+        }
+        if self.waiting.len() >= limits::COMMIT_BACKLOG {
+            return self.done(ticket, CommitOutcome::Refused(Refusal::Full));
+        }
+        self.earliest_deadline = self.earliest_deadline.min(deadline);
+        self.waiting.push_back(submission);
+    }
+
+    pub fn handle(&mut self, now: Mono, input: Input) {
+        assert!(self.phase < Phase::Drained, "no input after Drained");
+        match input {
+            Input::Applied { stage, result } => self.applied(now, stage, result),
+            Input::Tick => {}
+            Input::Stop => self.stop(),
+            Input::Drain => {
+                self.stop();
+                self.phase = Phase::Draining;
+                self.rest_until = now; // one more try, whatever failed last
+            }
+        }
+        self.expire(now);
+        self.advance(now);
+    }
+
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When a `Tick` is wanted: a deadline, an unsynced write's second, or the end of a rest.
+    pub fn next_wake(&self) -> Option<Mono> {
+        let free = !self.is_handing_over();
+        let owing = !self.undo.is_empty() || !self.orphans.is_empty();
+        let unsynced = self.unsynced_since.map(|since| (since + SYNC_AFTER).max(self.rest_until));
+        let wakes = [
+            (self.earliest_deadline != Mono(u64::MAX)).then_some(self.earliest_deadline),
+            unsynced.filter(|_| free),
+            (owing && free).then_some(self.rest_until),
+        ];
+        wakes.into_iter().flatten().min()
+    }
+
+    fn done(&mut self, ticket: Ticket, outcome: CommitOutcome) {
+        self.outputs.push_back(Output::Done { ticket, outcome });
+    }
+
+    fn stage(&mut self) -> StageId {
+        self.next_stage += 1;
+        StageId(self.next_stage)
+    }
+
+    fn stop(&mut self) {
+        self.phase = self.phase.max(Phase::Stopping);
+        for submission in core::mem::take(&mut self.waiting) {
+            if submission.is_store() {
+                self.done(submission.ticket, CommitOutcome::Refused(Refusal::Stopping));
+            } else {
+                self.waiting.push_back(submission);
+            }
+        }
+        // Bodies without their commit point promise nothing yet.
+        let Some(batch) = self.bodies_written.take() else { return };
+        self.bodies_written = Some(self.without_stores(batch, |_| true, Refusal::Stopping.into()));
+    }
+
+    /// Takes the chosen stores out of a batch that isn't committed, and answers them.
+    fn without_stores(
+        &mut self,
+        mut batch: Batch,
+        chosen: impl Fn(&Submission) -> bool,
+        answer: Answer,
+    ) -> Batch {
+        for submission in core::mem::take(&mut batch.submissions) {
+            if !submission.is_store() || !chosen(&submission) {
+                batch.submissions.push(submission);
+                continue;
+            }
+            self.orphans.extend(submission.stored_ids());
+            if !submission.answered {
+                self.done(submission.ticket, answer.outcome());
+            }
+        }
+        batch
+    }
+
+    // ---- Deadlines -------------------------------------------------------------------------------------
+
+    fn expire(&mut self, now: Mono) {
+        if now < self.earliest_deadline {
+            return;
+        }
+        let (late, waiting): (VecDeque<_>, VecDeque<_>) = core::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|submission| submission.deadline <= now);
+        self.waiting = waiting;
+        for submission in late {
+            self.done(submission.ticket, CommitOutcome::TimedOut);
+        }
+        if let Some(batch) = self.bodies_written.take() {
+            let late = |submission: &Submission| submission.deadline <= now;
+            self.bodies_written = Some(self.without_stores(batch, late, Answer::TimedOut));
+        }
+        self.answer_late_in_flight(now);
+        self.earliest_deadline = self.find_earliest_deadline();
+    }
+
+    /// What is in the spool's hands can't be dropped: its client hears 451, and it owes an undo.
+    fn answer_late_in_flight(&mut self, now: Mono) {
+        let mut late = Vec::new();
+        for submission in self.in_flight_mut() {
+            if submission.deadline <= now && !submission.answered {
+                submission.answered = true;
+                late.push(submission.ticket);
+            }
+        }
+        for ticket in late {
+            self.done(ticket, CommitOutcome::TimedOut);
+        }
+    }
+
+    fn in_flight_mut(&mut self) -> impl Iterator<Item = &mut Submission> {
+        let committing = match &mut self.commit {
+            Some(Commit::Batch { batch, .. }) => batch.submissions.as_mut_slice(),
+            _ => &mut [],
+        };
+        let writing = match &mut self.writing_bodies {
+            Some((_, batch)) => batch.submissions.as_mut_slice(),
+            None => &mut [],
+        };
+        committing.iter_mut().chain(writing)
+    }
+
+    fn find_earliest_deadline(&mut self) -> Mono {
+        let unanswered = |submission: &Submission| !submission.answered;
+        let in_flight =
+            self.in_flight_mut().filter(|one| unanswered(one)).map(|one| one.deadline).min();
+        let written = self.bodies_written.iter().flat_map(|batch| &batch.submissions);
+        let queued = self.waiting.iter().chain(written).map(|one| one.deadline).min();
+        in_flight.into_iter().chain(queued).min().unwrap_or(Mono(u64::MAX))
+    }
+
+    // ---- Handing over ----------------------------------------------------------------------------------
+
+    fn advance(&mut self, now: Mono) {
+        if !self.config.atomic {
+            self.write_bodies(now);
+        }
+        if self.commit.is_none() {
+            self.begin_commit(now);
+        }
+        // A batch without bodies went straight on: the body stage is free for the next.
+        if !self.config.atomic {
+            self.write_bodies(now);
+        }
+        self.finish(now);
+    }
+
+    fn begin_commit(&mut self, now: Mono) {
+        let batch = match self.config.atomic {
+            true => self.form(now),
+            false => self.bodies_written.take().unwrap_or_default(),
+        };
+        if !batch.is_empty() {
+            return self.apply_commit(batch);
+        }
+        let due = match self.phase {
+            Phase::Draining => self.is_idle() && now >= self.rest_until,
+            _ => self.unsynced_since.is_some_and(|since| now >= since + SYNC_AFTER),
+        };
+        if due && self.unsynced_since.is_some() && now >= self.rest_until {
+            let stage = self.stage();
+            self.commit = Some(Commit::Sync { stage });
+            self.outputs.push_back(Output::Sync { stage });
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+            && self.writing_bodies.is_none()
+            && self.bodies_written.is_none()
+            && self.undo.is_empty()
+            && self.orphans.is_empty()
+    }
+
+    /// The next batch: what is owed first, then what waits, in order.
+    fn form(&mut self, now: Mono) -> Batch {
+        let mut batch = Batch::default();
+        if now >= self.rest_until {
+            batch.undo = core::mem::take(&mut self.undo);
+            batch.orphans = core::mem::take(&mut self.orphans);
+        }
+        while let Some(next) = self.waiting.front() {
+            if !batch.has_room_for(next) {
+                break;
+            }
+            batch.push(self.waiting.pop_front().expect("there is a front"));
+        }
+        batch
+    }
+
+    fn apply_commit(&mut self, batch: Batch) {
+        let mut operations = Vec::new();
+        if self.config.atomic {
+            batch.data_puts(&mut operations);
+        }
+        batch.meta_operations(&mut operations);
+        if self.config.atomic {
+            delete_bodies(batch.bodies_left_over(), &mut operations);
+            delete_bodies(batch.orphans.iter().copied(), &mut operations);
+        }
+        let sync = self.sync_mode(batch.needs_sync());
+        let stage = self.stage();
+        self.outputs.push_back(Output::Apply { stage, batch: operations, sync });
+        self.commit = Some(Commit::Batch { stage, batch, sync });
+    }
+
+    fn sync_mode(&self, needed: bool) -> SyncMode {
+        if needed && self.config.sync { SyncMode::Synced } else { SyncMode::Unsynced }
+    }
+
+    /// Two paths: the first stage of the next batch, if the one before it has moved on.
+    fn write_bodies(&mut self, now: Mono) {
+        if self.writing_bodies.is_some() || self.bodies_written.is_some() {
+            return;
+        }
+        let batch = self.form(now);
+        if batch.is_empty() {
+            return;
+        }
+        let mut operations = Vec::new();
+        batch.data_puts(&mut operations);
+        let has_stores = !operations.is_empty();
+        delete_bodies(batch.orphans.iter().copied(), &mut operations);
+        if operations.is_empty() {
+            self.bodies_written = Some(batch);
+            if self.commit.is_none() {
+                self.begin_commit(now);
+            }
+            return;
+        }
+        let stage = self.stage();
+        let sync = self.sync_mode(has_stores);
+        self.outputs.push_back(Output::Apply { stage, batch: operations, sync });
+        self.writing_bodies = Some((stage, batch));
+    }
+
+    fn finish(&mut self, now: Mono) {
+        let busy = self.is_handing_over() || !self.waiting.is_empty();
+        let owing =
+            !self.undo.is_empty() || !self.orphans.is_empty() || self.unsynced_since.is_some();
+        // What a failing disk won't undo or sync is said, not waited for: the process is about to end.
+        let failing = now < self.rest_until;
+        if self.phase == Phase::Draining && !busy && (!owing || failing) {
+            self.phase = Phase::Drained;
+            let owed = core::mem::take(&mut self.undo);
+            self.outputs.push_back(Output::Drained { owed });
+        }
+    }
+
+    fn is_handing_over(&self) -> bool {
+        self.commit.is_some() || self.writing_bodies.is_some() || self.bodies_written.is_some()
+    }
+
+    // ---- Completions -----------------------------------------------------------------------------------
+
+    fn applied(&mut self, now: Mono, stage: StageId, result: Result<(), SpoolError>) {
+        if self.writing_bodies.as_ref().is_some_and(|(writing, _)| *writing == stage) {
+            let (_, batch) = self.writing_bodies.take().expect("just seen");
+            return self.bodies_applied(now, batch, result);
+        }
+        match self.commit.take() {
+            Some(Commit::Batch { stage: ours, batch, sync }) if ours == stage => match result {
+                Ok(()) => self.committed(now, batch, sync),
+                Err(error) => self.failed(now, batch, &error),
+            },
+            Some(Commit::Sync { stage: ours }) if ours == stage => match result {
+                Ok(()) => self.unsynced_since = None,
+                Err(_) => self.rest(now),
+            },
+            _ => panic!("{stage:?} is unknown or was completed before"),
+        }
+    }
+
+    fn rest(&mut self, now: Mono) {
+        self.rest_until = now + SYNC_AFTER;
+    }
+
+    fn bodies_applied(&mut self, now: Mono, mut batch: Batch, result: Result<(), SpoolError>) {
+        match result {
+            Ok(()) => {
+                batch.orphans.clear();
+                // Whoever was told 451 meanwhile isn't committed: the last moment that costs only an orphan.
+                let stopping = self.phase >= Phase::Stopping;
+                let batch = self.without_stores(batch, |one| one.answered, Answer::TimedOut);
+                let batch = self.without_stores(batch, |_| stopping, Refusal::Stopping.into());
+                self.bodies_written = (!batch.is_empty()).then_some(batch);
+            }
+            Err(error) => self.failed(now, batch, &error),
+        }
+    }
+
+    fn committed(&mut self, now: Mono, batch: Batch, sync: SyncMode) {
+        match sync {
+            SyncMode::Synced => self.unsynced_since = None,
+            SyncMode::Unsynced if self.config.sync => {
+                self.unsynced_since.get_or_insert(now);
+            }
+            SyncMode::Unsynced => {}
+        }
+        if !self.config.atomic {
+            self.orphans.extend(batch.bodies_left_over());
+        }
+        if !batch.undo.is_empty() {
+            self.outputs.push_back(Output::Undone { ids: batch.undo });
+        }
+        for submission in batch.submissions {
+            if submission.answered {
+                self.undo.extend(submission.stored_ids());
+                continue;
+            }
+            let outcome = match (submission.is_store(), self.config.sync) {
+                (true, true) => {
+                    assert_eq!(sync, SyncMode::Synced, "a batch with a store is synced");
+                    CommitOutcome::Durable(Durable(()))
+                }
+                (true, false) => CommitOutcome::Waived(Waiver::FlushOff),
+                (false, _) => CommitOutcome::Written,
+            };
+            self.done(submission.ticket, outcome);
+        }
+    }
+
+    /// Nothing is known of what a failed batch left behind: every store in it is taken back.
+    fn failed(&mut self, now: Mono, batch: Batch, error: &SpoolError) {
+        self.rest(now);
+        self.undo.extend(batch.undo);
+        self.orphans.extend(batch.orphans);
+        for submission in batch.submissions {
+            self.undo.extend(submission.stored_ids());
+            if !submission.answered {
+                self.done(submission.ticket, CommitOutcome::Failed(error.clone()));
+            }
+        }
+    }
+}
+
+/// Why a store is taken out of a batch before its commit point.
+#[derive(Clone, Copy)]
+enum Answer {
+    TimedOut,
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Answer {
+        Answer::Refused(refusal)
+    }
+}
+
+impl Answer {
+    fn outcome(self) -> CommitOutcome {
+        match self {
+            Answer::TimedOut => CommitOutcome::TimedOut,
+            Answer::Refused(refusal) => CommitOutcome::Refused(refusal),
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! The committer against a model spool: what it promises must hold whatever the disk does and when.
+use super::*;
+use crate::port::{Family, SpoolErrorKind};
+use crate::time::{Duration, Mono};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec;
+use proptest::prelude::*;
+
+fn id(number: u64) -> SpoolId {
+    SpoolId(u128::from(number).to_be_bytes())
+}
+
+fn store(number: u64) -> Work {
+    let body = |text: &'static [u8]| Bytes::from_static(text);
+    Work::Store(vec![Store { id: id(number), data: body(b"data"), meta: body(b"meta") }])
+}
+
+fn io_error() -> SpoolError {
+    SpoolError { kind: SpoolErrorKind::Io, text: "disk said no".into() }
+}
+
+fn committer(atomic: bool) -> Committer {
+    Committer::new(CommitConfig { atomic, sync: true })
+}
+
+fn outputs(machine: &mut Committer) -> Vec<Output> {
+    core::iter::from_fn(|| machine.poll()).collect()
+}
+
+/// The stages handed over, and the tickets' ends as text.
+fn seen(machine: &mut Committer) -> (Vec<(StageId, usize)>, Vec<alloc::string::String>) {
+    let (mut stages, mut ends) = (Vec::new(), Vec::new());
+    for output in outputs(machine) {
+        match output {
+            Output::Apply { stage, batch, .. } => stages.push((stage, batch.len())),
+            Output::Sync { stage } => stages.push((stage, 0)),
+            Output::Done { ticket, outcome } => {
+                ends.push(alloc::format!("{} {outcome:?}", ticket.0));
+            }
+            Output::Undone { ids } => ends.push(alloc::format!("undone {}", ids.len())),
+            Output::Drained { owed } => ends.push(alloc::format!("drained {}", owed.len())),
+        }
+    }
+    (stages, ends)
+}
+
+const LATER: Mono = Mono(30_000_000_000);
+
+#[test]
+fn what_waits_while_one_batch_is_synced_is_the_next_batch() {
+    let mut machine = committer(true);
+    machine.submit(Ticket(1), store(1), LATER);
+    machine.handle(Mono(0), Input::Tick);
+    let (stages, _) = seen(&mut machine);
+    assert_eq!(stages.len(), 1);
+    for number in 2..5 {
+        machine.submit(Ticket(number), store(number), LATER);
+        machine.handle(Mono(1), Input::Tick);
+    }
+    assert_eq!(seen(&mut machine), (vec![], vec![]));
+    machine.handle(Mono(2), Input::Applied { stage: stages[0].0, result: Ok(()) });
+    let (stages, ends) = seen(&mut machine);
+    assert_eq!(stages[0].1, 6, "three messages, two records each");
+    assert_eq!(ends, ["1 Durable(Durable(()))"]);
+}
+
+#[test]
+fn a_deadline_before_the_handing_over_costs_nothing() {
+    let mut machine = committer(true);
+    machine.submit(Ticket(1), store(1), LATER);
+    machine.handle(Mono(0), Input::Tick);
+    let (first, _) = seen(&mut machine);
+    machine.submit(Ticket(2), store(2), Mono(5));
+    machine.handle(Mono(5), Input::Tick);
+    assert_eq!(seen(&mut machine).1, ["2 TimedOut"]);
+    machine.handle(Mono(6), Input::Applied { stage: first[0].0, result: Ok(()) });
+    let (stages, _) = seen(&mut machine);
+    assert_eq!(stages, [], "the late store is never written");
+}
+
+#[test]
+fn a_store_that_lands_after_its_deadline_is_taken_back_with_a_sync() {
+    let mut machine = committer(true);
+    machine.submit(Ticket(1), store(1), Mono(5));
+    machine.handle(Mono(0), Input::Tick);
+    let (stages, _) = seen(&mut machine);
+    machine.handle(Mono(5), Input::Tick);
+    assert_eq!(seen(&mut machine).1, ["1 TimedOut"]);
+    machine.handle(Mono(9), Input::Applied { stage: stages[0].0, result: Ok(()) });
+    let Some(Output::Apply { stage, batch, sync }) = machine.poll() else { panic!("an undo") };
+    assert_eq!(sync, SyncMode::Synced);
+    assert!(batch.iter().all(|one| matches!(one, SpoolOperation::Delete { .. })));
+    machine.handle(Mono(10), Input::Applied { stage, result: Ok(()) });
+    assert_eq!(seen(&mut machine).1, ["undone 1"]);
+}
+
+#[test]
+fn a_failed_batch_fails_its_tickets_and_is_taken_back_after_a_rest() {
+    let mut machine = committer(true);
+    machine.submit(Ticket(1), store(1), LATER);
+    machine.submit(Ticket(2), Work::Remove { id: id(9) }, LATER);
+    machine.handle(Mono(0), Input::Tick);
+    let (stages, _) = seen(&mut machine);
+    machine.handle(Mono(1), Input::Applied { stage: stages[0].0, result: Err(io_error()) });
+    let (stages, ends) = seen(&mut machine);
+    assert!(stages.is_empty() && ends.iter().all(|end| end.contains("Failed")), "{ends:?}");
+    let wake = machine.next_wake().expect("an undo is owed");
+    assert_eq!(wake, Mono(1) + Duration::from_secs(1));
+    machine.handle(wake, Input::Tick);
+    assert_eq!(seen(&mut machine).0.len(), 1);
+}
+
+#[test]
+fn a_lone_removal_is_synced_within_a_second() {
+    let mut machine = committer(true);
+    machine.submit(Ticket(1), Work::Remove { id: id(1) }, LATER);
+    machine.handle(Mono(0), Input::Tick);
+    let Some(Output::Apply { stage, sync, .. }) = machine.poll() else { panic!("a batch") };
+    assert_eq!(sync, SyncMode::Unsynced);
+    machine.handle(Mono(7), Input::Applied { stage, result: Ok(()) });
+    assert_eq!(seen(&mut machine).1, ["1 Written"]);
+    let wake = machine.next_wake().expect("a sync is due");
+    assert_eq!(wake, Mono(7) + Duration::from_secs(1));
+    machine.handle(wake, Input::Tick);
+    assert!(matches!(machine.poll(), Some(Output::Sync { .. })));
+}
+
+#[test]
+fn with_two_paths_bodies_are_synced_before_the_meta_that_speaks_of_them() {
+    let mut machine = committer(false);
+    machine.submit(Ticket(1), store(1), LATER);
+    machine.handle(Mono(0), Input::Tick);
+    let Some(Output::Apply { stage, batch, sync: SyncMode::Synced }) = machine.poll() else {
+        panic!("bodies first")
+    };
+    assert!(batch.iter().all(|one| one.family() == Family::Data));
+    machine.submit(Ticket(2), store(2), LATER);
+    machine.handle(Mono(1), Input::Applied { stage, result: Ok(()) });
+    let (stages, ends) = seen(&mut machine);
+    assert_eq!(stages.len(), 2, "meta of the first beside bodies of the second");
+    assert!(ends.is_empty());
+    machine.handle(Mono(2), Input::Applied { stage: stages[0].0, result: Ok(()) });
+    assert_eq!(seen(&mut machine).1, ["1 Durable(Durable(()))"]);
+}
+
+#[test]
+fn stop_refuses_what_was_not_handed_over_and_drain_ends_with_a_sync() {
+    let mut machine = committer(true);
+    machine.submit(Ticket(1), store(1), LATER);
+    machine.handle(Mono(0), Input::Tick);
+    let (stages, _) = seen(&mut machine);
+    machine.submit(Ticket(2), store(2), LATER);
+    machine.submit(Ticket(3), Work::Remove { id: id(7) }, LATER);
+    machine.handle(Mono(1), Input::Stop);
+    machine.submit(Ticket(4), store(4), LATER);
+    let ends = seen(&mut machine).1;
+    assert_eq!(ends, ["2 Refused(Stopping)", "4 Refused(Stopping)"]);
+    machine.handle(Mono(2), Input::Drain);
+    machine.handle(Mono(3), Input::Applied { stage: stages[0].0, result: Ok(()) });
+    let (stages, ends) = seen(&mut machine);
+    assert_eq!(ends, ["1 Durable(Durable(()))"]);
+    machine.handle(Mono(4), Input::Applied { stage: stages[0].0, result: Ok(()) });
+    let (stages, ends) = seen(&mut machine);
+    assert_eq!((stages[0].1, ends), (0, vec!["3 Written".into()]));
+    machine.handle(Mono(5), Input::Applied { stage: stages[0].0, result: Ok(()) });
+    assert_eq!(seen(&mut machine).1, ["drained 0"]);
+}
+
+#[test]
+#[should_panic(expected = "unknown or was completed before")]
+fn a_second_completion_is_a_broken_invariant() {
+    let mut machine = committer(true);
+    machine.submit(Ticket(1), store(1), LATER);
+    machine.handle(Mono(0), Input::Tick);
+    let (stages, _) = seen(&mut machine);
+    for _ in 0..2 {
+        machine.handle(Mono(1), Input::Applied { stage: stages[0].0, result: Ok(()) });
+    }
+}
+
+// ---- Against a model -----------------------------------------------------------------------------------
+
+#[derive(Clone, Debug)]
+enum Event {
+    Store {
+        patience: u64,
+    },
+    RemoveOldest,
+    /// Completes the oldest or the youngest call under way; an error leaves a part of the batch behind.
+    Complete {
+        oldest: bool,
+        ok: bool,
+        part: usize,
+    },
+    Pass(u64),
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let event = prop_oneof![
+        4 => (0..3_000u64).prop_map(|patience| Event::Store { patience }),
+        2 => Just(Event::RemoveOldest),
+        4 => (any::<bool>(), prop::bool::weighted(0.8), 0..9usize)
+            .prop_map(|(oldest, ok, part)| Event::Complete { oldest, ok, part }),
+        2 => (0..1_500u64).prop_map(Event::Pass),
+    ];
+    prop::collection::vec(event, 0..120)
+}
+
+/// A spool that applies at completion, and everything the committer said.
+struct Model {
+    machine: Committer,
+    now: Mono,
+    spool: BTreeSet<(Family, SpoolId)>,
+    under_way: Vec<(StageId, Vec<SpoolOperation>, SyncMode)>,
+    stores: BTreeMap<Ticket, SpoolId>,
+    removals: BTreeMap<Ticket, SpoolId>,
+    ended: BTreeMap<Ticket, &'static str>,
+    durable: BTreeSet<SpoolId>,
+    removing: BTreeSet<SpoolId>,
+    tickets: u64,
+    drained: bool,
+}
+
+impl Model {
+    fn new(atomic: bool) -> Model {
+        Model {
+            machine: committer(atomic),
+            now: Mono(0),
+            spool: BTreeSet::new(),
+            under_way: Vec::new(),
+            stores: BTreeMap::new(),
+            removals: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            durable: BTreeSet::new(),
+            removing: BTreeSet::new(),
+            tickets: 0,
+            drained: false,
+        }
+    }
+
+    fn feed(&mut self, input: Input) {
+        self.machine.handle(self.now, input);
+        while let Some(output) = self.machine.poll() {
+            match output {
+                Output::Apply { stage, batch, sync } => self.under_way.push((stage, batch, sync)),
+                Output::Sync { stage } => self.under_way.push((stage, vec![], SyncMode::Synced)),
+                Output::Done { ticket, outcome } => self.end(ticket, outcome),
+                Output::Undone { ids } => {
+                    assert!(ids.iter().all(|id| !self.spool.contains(&(Family::Meta, *id))));
+                }
+                Output::Drained { owed } => {
+                    assert!(owed.is_empty(), "the disk was well at the end");
+                    self.drained = true;
+                }
+            }
+        }
+        assert!(self.under_way.len() <= 2);
+    }
+
+    fn end(&mut self, ticket: Ticket, outcome: CommitOutcome) {
+        let end = match outcome {
+            CommitOutcome::Durable(_) => {
+                let id = self.stores[&ticket];
+                for family in [Family::Data, Family::Meta] {
+                    assert!(self.spool.contains(&(family, id)), "250 for what isn't there");
+                }
+                self.durable.insert(id);
+                "durable"
+            }
+            CommitOutcome::Written => {
+                let id = self.removals[&ticket];
+                assert!(!self.spool.contains(&(Family::Meta, id)));
+                self.durable.remove(&id);
+                "written"
+            }
+            // A removal that failed may have landed all the same: it is asked for again, never forgotten.
+            CommitOutcome::Failed(_) | CommitOutcome::TimedOut => "not",
+            CommitOutcome::Refused(_) => "refused",
+            CommitOutcome::Waived(_) => panic!("sync is on"),
+        };
+        assert_eq!(self.ended.insert(ticket, end), None, "one end a ticket");
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.tickets += 1;
+        Ticket(self.tickets)
+    }
+
+    fn act(&mut self, event: Event) {
+        match event {
+            Event::Store { patience } => {
+                let ticket = self.ticket();
+                self.stores.insert(ticket, id(ticket.0));
+                let deadline = self.now + Duration::from_millis(patience);
+                self.machine.submit(ticket, store(ticket.0), deadline);
+                self.feed(Input::Tick);
+            }
+            Event::RemoveOldest => {
+                let Some(id) = self.durable.first().copied() else { return };
+                self.remove(id);
+                self.feed(Input::Tick);
+            }
+            Event::Complete { oldest, ok, part } => self.complete(oldest, ok, part),
+            Event::Pass(milliseconds) => {
+                self.now = self.now + Duration::from_millis(milliseconds);
+                self.feed(Input::Tick);
+            }
+        }
+    }
+
+    fn remove(&mut self, id: SpoolId) {
+        let ticket = self.ticket();
+        self.removals.insert(ticket, id);
+        self.removing.insert(id);
+        self.machine.submit(ticket, Work::Remove { id }, self.now + Duration::from_secs(9));
+    }
+
+    fn complete(&mut self, oldest: bool, ok: bool, part: usize) {
+        if self.under_way.is_empty() {
+            return;
+        }
+        let at = if oldest { 0 } else { self.under_way.len() - 1 };
+        let (stage, batch, _) = self.under_way.remove(at);
+        let landed = if ok { batch.len() } else { part.min(batch.len()) };
+        for operation in batch.into_iter().take(landed) {
+            match operation {
+                SpoolOperation::Put { family, key, .. } => drop(self.spool.insert((family, key))),
+                SpoolOperation::Delete { family, key } => drop(self.spool.remove(&(family, key))),
+            }
+        }
+        // A durable message is only ever taken out by its own removal.
+        for id in self.durable.difference(&self.removing) {
+            assert!(self.spool.contains(&(Family::Meta, *id)), "an accepted message is gone");
+        }
+        let result = if ok { Ok(()) } else { Err(io_error()) };
+        self.feed(Input::Applied { stage, result });
+    }
+
+    /// The disk is well from now on; removals are asked for again, and everything has to come to its end.
+    fn settle(&mut self) {
+        for id in self.removing.clone() {
+            self.remove(id);
+        }
+        self.feed(Input::Stop);
+        self.feed(Input::Drain);
+        for _ in 0..1_000 {
+            if self.drained {
+                return;
+            }
+            match self.under_way.is_empty() {
+                false => self.complete(true, true, 0),
+                true => {
+                    let wake = self.machine.next_wake().expect("something is armed");
+                    self.now = self.now.max(wake);
+                    self.feed(Input::Tick);
+                }
+            }
+        }
+        panic!("never drained");
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_ticket_ends_once_and_only_what_was_acknowledged_stays(
+        atomic: bool,
+        events in events(),
+    ) {
+        let mut model = Model::new(atomic);
+        for event in events {
+            model.act(event);
+        }
+        model.settle();
+        prop_assert_eq!(model.ended.len() as u64, model.tickets);
+        for (ticket, id) in &model.stores {
+            let there = model.spool.contains(&(Family::Meta, *id));
+            match model.ended[ticket] {
+                "durable" => prop_assert_eq!(there, !model.removing.contains(id)),
+                _ => prop_assert!(!there, "a refused store stayed: {:?}", id),
+            }
+        }
+        for (family, id) in &model.spool {
+            prop_assert!(
+                *family == Family::Meta || model.spool.contains(&(Family::Meta, *id)),
+                "a body was left over: {:?}", id
+            );
+        }
+    }
+}
