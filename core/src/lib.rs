@@ -4,6 +4,7 @@
 //! - [`smtp::server`]: the receiving side of a connection; bytes in, bytes and requests out.
 //! - [`engine`]: what the control plane can be told and what it can want.
 //! - [`commit`]: who waits for which batch of the spool, its order, deadlines and undo.
+//! - [`record`]: the versioned, checksummed spool record.
 //! - [`config`]: the types behind every `make_*` and `start_*` option.
 //! - [`port`]: what the outside must offer.
 //!
@@ -40,5 +41,6 @@ pub mod port;
 pub mod queue_name;
 pub mod random;
 pub mod recipients;
+pub mod record;
 pub mod smtp;
 pub mod time;
