@@ -16,12 +16,7 @@ core_stays_pure() {
     core/src --include='*.rs'
 }
 
-madsim() { # the driver against madsim's tokio, in a target folder of its own: the flag changes every crate
-  RUSTFLAGS='--cfg madsim' CARGO_TARGET_DIR="$CARGO_TARGET_DIR/madsim" "$@"
-}
-
 part 'format' cargo fmt --all --check
 part 'core names no runtime, clock or I/O' core_stays_pure
 part 'lints' cargo clippy --workspace --all-targets --locked -- -D warnings
 part 'tests' cargo test --workspace --locked
-part 'the driver builds for the simulator' madsim cargo check --locked -p kumo-driver

@@ -1,5 +1,7 @@
 //! kumo-driver: feeds kumo-core's machines with what happens and performs what they ask for, generic over the ports.
-//! The same code runs over tokio and RocksDB in production and, compiled with `--cfg madsim`, in the simulator.
+//!
+//! So far it declares its own ports: [`policy`], [`record`], and [`world`], which bundles all of them; and what it
+//! will count, [`counters`]. The loops that drive the machines aren't written yet.
 //!
 //! # Architecture invariants
 //! - No decision is taken here: what to reply, retry, bounce or open is the machines' to say.
