@@ -10,6 +10,9 @@ pub const READ_CHUNK_OCTETS: usize = 64 * 1024;
 pub const REPLY_BACKLOG_OCTETS: usize = 64 * 1024;
 /// Recipients of one message that the engine can hold.
 pub const RECIPIENTS_PER_MESSAGE: usize = 65_536;
+/// What the messages of one transaction may add up to in memory; above it they share one body, and with it one
+/// set of trace headers.
+pub const BIFURCATED_OCTETS: usize = 64 * 1024 * 1024;
 /// Errors a client may make in one session before it is disconnected (Postfix: 20).
 pub const SESSION_ERRORS: u32 = 20;
 /// NOOP, RSET, VRFY, HELO and the like without a message between them (Postfix: 100).

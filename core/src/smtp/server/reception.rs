@@ -26,9 +26,6 @@ use alloc::vec;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
-/// Above it the messages of one transaction share one body, and with it one set of trace headers, so that many
-/// recipients of a big message don't multiply it in memory.
-const BIFURCATED_OCTETS: usize = 64 * 1024 * 1024;
 /// So that a line of the reply stays within the 512 octets of RFC 5321 4.5.3.1.5.
 const IDS_PER_REPLY_LINE: usize = 14;
 
@@ -178,7 +175,7 @@ impl Batches {
             BatchHandling::BatchByDomain => by_domain(envelope.recipients),
         };
         let is_shared =
-            groups.len() > 1 && body.len().saturating_mul(groups.len()) > BIFURCATED_OCTETS;
+            groups.len() > 1 && body.len().saturating_mul(groups.len()) > limits::BIFURCATED_OCTETS;
         let shared = is_shared.then(|| with_received(&reception, id, None, &body, cx));
         let last = groups.len() - 1;
         let mut meta = Some(meta);
