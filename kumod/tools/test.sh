@@ -16,6 +16,9 @@ core_stays_pure() {
     core/src --include='*.rs'
 }
 
+ROCKSDB_LIB_DIR=$(kumod/tools/setup.sh test)
+export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1
+
 part 'format' cargo fmt --all --check
 part 'core names no runtime, clock or I/O' core_stays_pure
 part 'lints' cargo clippy --workspace --all-targets --locked -- -D warnings
