@@ -31,6 +31,10 @@ pub const SCHEDULED_QUEUES: usize = 1_000_000;
 pub const READY_QUEUES: usize = 1_000_000;
 /// Outgoing connections of the whole process, whatever the policy allows.
 pub const SESSIONS: usize = 20_000;
+/// Names of rates that egress paths share. Above it those that aren't in use are forgotten.
+pub const SHARED_THROTTLES: usize = 100_000;
+/// Messages of one operator's bounce that are being written down at one time.
+pub const CONCLUDING_BOUNCES: usize = 256;
 /// Entries of `bounce` and of `suspend`.
 pub const ADMIN_ENTRIES: usize = 10_000;
 /// Egress sources in one pool.

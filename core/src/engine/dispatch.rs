@@ -1,0 +1,461 @@
+//! From a ready queue over a session to the peer: egress paths, leases, connections, deliveries.
+//! Invariant: a session holds its leases from `Open` to `SessionClosed`; a ready queue with messages has a session, or a
+//! timer, or stands in the line of the limit that holds it back, which `held` names.
+use super::admission::generated;
+use super::model::*;
+use super::schedule::ideal_connections;
+use super::timers::{NEVER, Timer};
+use super::{CloseCause, Engine, InsertReason, Output, Question, Reason, Target};
+use crate::config::EgressPath;
+use crate::id::SessionId;
+use crate::limits;
+use crate::log::RecordKind;
+use crate::recipients::RecipientSet;
+use crate::time::{Duration, Mono};
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+/// A ready queue without messages and sessions is kept this long.
+pub(super) const REAP_AFTER: Duration = Duration::from_secs(600);
+
+impl Engine {
+    // ---- Egress path -----------------------------------------------------------------------------------
+
+    pub(super) fn egress_path(
+        &mut self,
+        handle: ReadyHandle,
+    ) -> Result<Arc<EgressPath>, super::promotion::Blocked> {
+        let fetched = &self.ready[handle].path;
+        if fetched.is_old(self.now.mono) && fetched.asked.is_none() && !self.stopping {
+            let ready = &self.ready[handle];
+            let question = Question::EgressPath {
+                domain: ready.domain.clone(),
+                source: ready.source.name.as_ref().into(),
+                site: ready.site.clone(),
+            };
+            let op = self.ask(Pending::EgressPath(handle), question);
+            self.ready[handle].path.asked = Some(op);
+        }
+        super::promotion::known(&self.ready[handle].path, Block::WaitingForEgressPath, |why| {
+            Block::EgressPathFailed { why }
+        })
+    }
+
+    pub(super) fn egress_path_answered(
+        &mut self,
+        handle: ReadyHandle,
+        answer: Result<EgressPath, Box<str>>,
+    ) {
+        let now = self.now.mono;
+        let ready = &mut self.ready[handle];
+        match answer {
+            Ok(path) => {
+                let ttl = path.refresh_interval;
+                ready.path.found(Arc::new(path), ttl, now);
+            }
+            Err(why) => ready.path.failed(why, now),
+        }
+        self.wake_all_waiters(handle);
+        self.list_ready(handle);
+    }
+
+    // ---- The pump --------------------------------------------------------------------------------------
+
+    pub(super) fn pump_ready(&mut self, handle: ReadyHandle) {
+        let Some(ready) = self.ready.get_mut(handle) else { return };
+        ready.listed = false;
+        ready.held = None;
+        let Ok(path) = self.egress_path(handle) else { return };
+        if self.stopping {
+            return;
+        }
+        if self.ready[handle].suspension.is_some() {
+            self.give_back_all(handle);
+            return;
+        }
+        let wait = self.dispatch(handle, &path).max(self.connect(handle, &path));
+        self.offer_room(handle, &path);
+        self.arm_ready(
+            handle,
+            if wait > self.now.mono { wait } else { self.ready_reap_at(handle) },
+        );
+    }
+
+    /// Hands messages to idle sessions. Returns when a token for the next comes; the past if that isn't what it waits for.
+    fn dispatch(&mut self, handle: ReadyHandle, path: &Arc<EgressPath>) -> Mono {
+        while !self.ready[handle].idle.is_empty() {
+            let Some(message) = self.ready[handle].messages.front(&self.messages) else { break };
+            let token = self.message_token(handle, path);
+            if token > self.now.mono {
+                self.ready[handle].held = Some(Held::MessageRate { until: token });
+                return token;
+            }
+            self.take_message_tokens(handle, path);
+            let session = self.ready[handle].idle.pop().expect("seen above");
+            self.deliver(handle, session, message, path);
+        }
+        Mono(0)
+    }
+
+    fn deliver(
+        &mut self,
+        handle: ReadyHandle,
+        session: SessionId,
+        message: MessageHandle,
+        path: &EgressPath,
+    ) {
+        self.place(message, Place::InFlight);
+        let op = self.start(Pending::Deliver(session));
+        let Message { id, remaining, recipients, .. } = &self.messages[message];
+        let id = *id;
+        let recipients = first_recipients(remaining, *recipients, path.max_recipients_per_batch);
+        let entry = self.sessions.get_mut(&session).expect("idle sessions stand");
+        entry.state = SessionState::Busy { op, message, recipients: recipients.clone() };
+        entry.deliveries += 1;
+        self.ready[handle].in_flight += 1;
+        let deadline = self.now.mono + longest_attempt(path);
+        self.outputs.push_back(Output::Deliver { op, session, message: id, recipients, deadline });
+    }
+
+    /// Opens what the queue's length asks for and the limits allow. Returns as [`Engine::dispatch`] does.
+    fn connect(&mut self, handle: ReadyHandle, path: &Arc<EgressPath>) -> Mono {
+        loop {
+            let ready = &self.ready[handle];
+            let queued = ready.messages.len() as u64;
+            let have = ready.sessions.len() as u64;
+            let idle = ready.idle.len() as u64;
+            // Sessions on their way and idle ones will each take a message.
+            if queued <= ready.opening + idle {
+                return Mono(0);
+            }
+            let lowest = lowest_limit(path);
+            if have >= ideal_connections(lowest, queued + ready.in_flight) {
+                return Mono(0);
+            }
+            let token = self.message_token(handle, path);
+            if token > self.now.mono + path.idle_timeout {
+                self.ready[handle].held = Some(Held::MessageRate { until: token });
+                return token;
+            }
+            if let Some(rate) = &path.max_connection_rate {
+                let until = self.ready[handle].connection_throttle.earliest(rate, self.now.mono);
+                if until > self.now.mono {
+                    self.ready[handle].held = Some(Held::ConnectionRate { until });
+                    return until;
+                }
+            }
+            if let Err(label) = self.open(handle, path) {
+                self.ready[handle].held = Some(Held::ConnectionLimit { label });
+                return Mono(0);
+            }
+        }
+    }
+
+    fn open(&mut self, handle: ReadyHandle, path: &Arc<EgressPath>) -> Result<(), Box<str>> {
+        let leases = self.lease(handle, path)?;
+        if let Some(rate) = &path.max_connection_rate {
+            self.ready[handle].connection_throttle.take(rate, self.now.mono);
+        }
+        let session = SessionId(self.next_session);
+        self.next_session += 1;
+        let state = SessionState::Opening;
+        self.sessions.insert(session, Session { ready: handle, state, deliveries: 0, leases });
+        let ready = &mut self.ready[handle];
+        ready.sessions.push(session);
+        ready.opening += 1;
+        let target = Target {
+            ready_queue: ready.name.clone(),
+            site: ready.site.clone(),
+            domain: ready.domain.clone(),
+            pool: ready.pool.clone(),
+            source: ready.source.clone(),
+            path: path.clone(),
+            protocol: ready.protocol.clone(),
+            hosts: ready.hosts.clone(),
+        };
+        self.outputs.push_back(Output::Open { session, target: Box::new(target) });
+        Ok(())
+    }
+
+    /// There is room: the first scheduled queue in line may go on. It runs before this queue is looked at again.
+    fn offer_room(&mut self, handle: ReadyHandle, path: &EgressPath) {
+        let ready = &mut self.ready[handle];
+        if ready.messages.len() as u64 >= path.max_ready {
+            return;
+        }
+        let Some(queue) = ready.waiters.pop_front() else { return };
+        self.list_scheduled(queue);
+        self.list_ready(handle);
+    }
+
+    /// A suspended ready queue keeps nothing: its messages may have another way out.
+    pub(super) fn give_back_all(&mut self, handle: ReadyHandle) {
+        for session in self.ready[handle].idle.clone() {
+            self.close_session(session);
+        }
+        let messages: Vec<MessageHandle> =
+            self.ready[handle].messages.iter(&self.messages).collect();
+        messages.into_iter().for_each(|message| self.put_back(message));
+    }
+
+    // ---- Rates -----------------------------------------------------------------------------------------
+
+    fn message_token(&self, handle: ReadyHandle, path: &EgressPath) -> Mono {
+        let now = self.now.mono;
+        let own = path
+            .max_message_rate
+            .as_ref()
+            .map_or(now, |rate| self.ready[handle].message_throttle.earliest(rate, now));
+        path.additional_message_rate_throttles.iter().fold(own, |latest, (key, rate)| {
+            latest.max(self.shared_throttle(key).earliest(rate, now))
+        })
+    }
+
+    fn take_message_tokens(&mut self, handle: ReadyHandle, path: &EgressPath) {
+        if let Some(rate) = &path.max_message_rate {
+            self.ready[handle].message_throttle.take(rate, self.now.mono);
+        }
+        for (key, rate) in &path.additional_message_rate_throttles {
+            self.take_shared(key, rate);
+        }
+    }
+
+    // ---- Leases ----------------------------------------------------------------------------------------
+
+    /// All of them or none; if none, this queue stands in the line of the one that is used up, whose name is the error.
+    fn lease(&mut self, handle: ReadyHandle, path: &EgressPath) -> Result<Vec<Arc<str>>, Box<str>> {
+        let ready = &self.ready[handle];
+        let own: Arc<str> =
+            format!("kumomta.connection_limit.{}->{}", ready.source.name, ready.site).into();
+        let everything: Arc<str> = "limits::SESSIONS".into();
+        let additional = path.additional_connection_limits.iter();
+        let mut wanted: Vec<(Arc<str>, u64)> =
+            additional.map(|(key, spec)| (Arc::from(&**key), spec.limit)).collect();
+        wanted.push((own, path.connection_limit.limit));
+        wanted.push((everything, limits::SESSIONS as u64));
+        for (label, limit) in &wanted {
+            let lease = self.leases.entry(label.clone()).or_default();
+            if lease.held >= *limit {
+                if !lease.waiters.contains(&handle) {
+                    lease.waiters.push_back(handle);
+                }
+                return Err(label.as_ref().into());
+            }
+        }
+        let labels: Vec<Arc<str>> = wanted.into_iter().map(|(label, _)| label).collect();
+        for label in &labels {
+            self.leases.get_mut(label).expect("entered above").held += 1;
+        }
+        Ok(labels)
+    }
+
+    fn release(&mut self, labels: &[Arc<str>]) {
+        for label in labels {
+            let lease = self.leases.get_mut(label).expect("a held lease is known");
+            lease.held -= 1;
+            // One slot serves one; who takes it not leaves it to the next.
+            let waiters = core::mem::take(&mut lease.waiters);
+            if lease.held == 0 && waiters.is_empty() {
+                self.leases.remove(label);
+            }
+            waiters.into_iter().for_each(|ready| self.list_ready(ready));
+        }
+    }
+
+    // ---- Sessions --------------------------------------------------------------------------------------
+
+    pub(super) fn session_ready(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            panic!("{id:?} is ready and doesn't exist");
+        };
+        let handle = session.ready;
+        match session.state {
+            SessionState::Ending => return,
+            SessionState::Opening => {
+                self.ready[handle].opening -= 1;
+                self.ready[handle].consecutive_failures = 0;
+            }
+            SessionState::Idle => {}
+            SessionState::Busy { .. } => panic!("{id:?} is ready while a delivery is outstanding"),
+        }
+        session.state = SessionState::Idle;
+        let path = &self.ready[handle].path.value;
+        let used_up = path
+            .as_ref()
+            .is_some_and(|path| session.deliveries >= path.max_deliveries_per_connection);
+        if !self.ready[handle].idle.contains(&id) {
+            self.ready[handle].idle.push(id);
+        }
+        if used_up || self.stopping {
+            self.close_session(id);
+        }
+        self.list_ready(handle);
+    }
+
+    /// Asks for a session's end: politely where it may still say QUIT.
+    pub(super) fn close_session(&mut self, id: SessionId) {
+        let session = self.sessions.get_mut(&id).expect("only sessions that stand are closed");
+        let ready = session.ready;
+        match session.state {
+            SessionState::Ending => return,
+            // Its attempt is completed first; the driver ends it as D22 says.
+            SessionState::Busy { .. } => {
+                self.outputs.push_back(Output::Close { session: id });
+                return;
+            }
+            SessionState::Opening => {
+                self.ready[ready].opening -= 1;
+                let phase = String::from("connecting");
+                self.outputs.push_back(Output::Abort { session: id, phase });
+            }
+            SessionState::Idle => {
+                self.ready[ready].idle.retain(|idle| *idle != id);
+                self.outputs.push_back(Output::Close { session: id });
+            }
+        }
+        session.state = SessionState::Ending;
+    }
+
+    pub(super) fn session_closed(&mut self, id: SessionId, cause: CloseCause) {
+        let session = self.sessions.remove(&id).unwrap_or_else(|| panic!("{id:?} closed twice"));
+        let handle = session.ready;
+        let ready = &mut self.ready[handle];
+        ready.sessions.retain(|session| *session != id);
+        ready.idle.retain(|idle| *idle != id);
+        match session.state {
+            SessionState::Opening => ready.opening -= 1,
+            SessionState::Busy { op, .. } => panic!("{id:?} closed before {op:?} was completed"),
+            SessionState::Idle | SessionState::Ending => {}
+        }
+        if ready.is_empty() {
+            ready.empty_since = self.now.mono;
+        }
+        self.release(&session.leases);
+        self.list_ready(handle);
+        if session.state == SessionState::Opening {
+            self.never_ready(handle, id, cause);
+        }
+    }
+
+    /// What it means for the messages that no session came about.
+    fn never_ready(&mut self, handle: ReadyHandle, session: SessionId, cause: CloseCause) {
+        let origin = Origin { attempt: None, session: Some(session), ready: Some(handle) };
+        let why = |because| (Reason::SessionEnd, because);
+        match cause {
+            CloseCause::Done | CloseCause::Aborted => {}
+            CloseCause::ConnectFailed | CloseCause::AddressNotAvailable => {
+                self.connect_failed(handle, origin);
+            }
+            CloseCause::NoHosts => {
+                let (reason, because) = why(InsertReason::MxResolvedToZeroHosts);
+                self.fail_all(handle, &origin, &reason, because);
+            }
+            CloseCause::Skipped => {
+                let (reason, because) = why(InsertReason::MxWasSkipped);
+                self.fail_all(handle, &origin, &reason, because);
+            }
+            CloseCause::Prohibited => {
+                for message in self.in_line(handle) {
+                    self.settle(message, origin.clone(), RecordKind::Bounce, Reason::SessionEnd);
+                }
+            }
+        }
+    }
+
+    fn connect_failed(&mut self, handle: ReadyHandle, origin: Origin) {
+        let ready = &mut self.ready[handle];
+        ready.consecutive_failures += 1;
+        let failures = ready.consecutive_failures;
+        let limit = ready
+            .path
+            .value
+            .as_ref()
+            .map_or(u64::MAX, |path| path.consecutive_connection_failures_before_delay);
+        if let Some(message) = self.ready[handle].messages.front(&self.messages) {
+            let because = InsertReason::LoggedTransientFailure;
+            self.fail_for_now(message, origin.clone(), Reason::SessionEnd, because);
+        }
+        if failures > limit {
+            let text = String::from(
+                "No connection could be made for a long time; all messages of this ready queue are delayed",
+            );
+            let reason = generated(451, (4, 4, 1), true, text);
+            self.fail_all(handle, &origin, &reason, InsertReason::TooManyConnectionFailures);
+        }
+    }
+
+    fn in_line(&self, handle: ReadyHandle) -> Vec<MessageHandle> {
+        self.ready[handle].messages.iter(&self.messages).collect()
+    }
+
+    fn fail_all(
+        &mut self,
+        handle: ReadyHandle,
+        origin: &Origin,
+        reason: &Reason,
+        because: InsertReason,
+    ) {
+        for message in self.in_line(handle) {
+            self.fail_for_now(message, origin.clone(), reason.clone(), because);
+        }
+    }
+
+    // ---- Timer -----------------------------------------------------------------------------------------
+
+    pub(super) fn arm_ready(&mut self, handle: ReadyHandle, at: Mono) {
+        let armed = &mut self.ready[handle].armed;
+        self.timers.move_to(armed, at, Timer::Ready(handle));
+    }
+
+    fn ready_reap_at(&self, handle: ReadyHandle) -> Mono {
+        let ready = &self.ready[handle];
+        if ready.is_empty() { ready.empty_since + REAP_AFTER } else { NEVER }
+    }
+
+    pub(super) fn ready_timer(&mut self, handle: ReadyHandle) {
+        let ready = &self.ready[handle];
+        let used = !ready.is_empty() || ready.path.asked.is_some() || !ready.waiters.is_empty();
+        if used || ready.listed {
+            self.list_ready(handle);
+            return;
+        }
+        if self.ready_reap_at(handle) > self.now.mono {
+            self.arm_ready(handle, self.ready_reap_at(handle));
+            return;
+        }
+        let reaped = self.ready.remove(handle);
+        self.ready_by_name.remove(&reaped.name);
+    }
+}
+
+fn lowest_limit(path: &EgressPath) -> u64 {
+    let additional = path.additional_connection_limits.values();
+    additional.fold(path.connection_limit.limit, |lowest, spec| lowest.min(spec.limit))
+}
+
+/// What an attempt takes at most if every wait comes to its end: the driver's fence, not a wait of its own.
+fn longest_attempt(path: &EgressPath) -> Duration {
+    let waits = [
+        path.mail_from_timeout,
+        path.rcpt_to_timeout,
+        path.data_timeout,
+        path.data_timeout,
+        path.data_dot_timeout,
+        path.rset_timeout,
+        Duration::from_secs(60),
+    ];
+    waits.into_iter().fold(Duration::ZERO, Duration::saturating_add)
+}
+
+fn first_recipients(remaining: &RecipientSet, recipients: u32, most: u64) -> RecipientSet {
+    if u64::from(remaining.len()) <= most {
+        return remaining.clone();
+    }
+    let mut first = RecipientSet::none(recipients);
+    let most = usize::try_from(most).unwrap_or(usize::MAX).max(1);
+    remaining.iter().take(most).for_each(|index| first.insert(index));
+    first
+}

@@ -1,0 +1,178 @@
+//! Why something is as it is and what will happen next, read from the very timers and limits that will fire.
+//! Reads only; what it says is for operators, so it is in plain words.
+use super::model::{Moment, Place, ReadyHandle};
+use super::{Block, Engine, Held};
+use crate::id::SpoolId;
+use crate::time::{Mono, Wall};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+use serde::Serialize;
+
+/// `why` begins with the nearest cause and ends with the farthest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    pub subject: String,
+    pub next_action: String,
+    /// `None`: when something else happens, which `why` names.
+    pub earliest: Option<Wall>,
+    pub why: Vec<String>,
+}
+
+impl Engine {
+    pub fn explain_message(&self, id: SpoolId) -> Option<Explanation> {
+        let message = &self.messages[*self.message_by_id.get(&id)?];
+        let queue = &self.queues[message.queue];
+        let mut why = Vec::new();
+        let (next_action, earliest) = match message.place {
+            Place::Scheduled => {
+                why.push(format!(
+                    "attempt {} is due at {}",
+                    message.attempts + 1,
+                    self.when(message.due)
+                ));
+                let expiry = self.expiry(message);
+                if expiry < message.due {
+                    ("expire".into(), Some(expiry))
+                } else {
+                    ("move to a ready queue".into(), Some(message.due))
+                }
+            }
+            Place::Waiting => {
+                why.push(format!(
+                    "it is due and waits in the line of scheduled queue {}",
+                    queue.name
+                ));
+                why.extend(queue.block.as_ref().map(describe));
+                ("move to a ready queue".into(), self.armed(queue.armed))
+            }
+            Place::Asking => ("go on when policy has answered".into(), None),
+            Place::Ready(ready) => {
+                why.extend(self.explain_ready(ready));
+                (
+                    "be delivered over the next free connection".into(),
+                    self.armed(self.ready[ready].armed),
+                )
+            }
+            Place::InFlight => ("hear from the peer: a delivery is under way".into(), None),
+            Place::Concluding => {
+                ("go on when its records and its spool entry are written".into(), None)
+            }
+            Place::Condemned => ("be bounced as an administrator ordered".into(), None),
+            Place::Unremoved => {
+                why.push("it is settled, but the spool couldn't remove it".into());
+                ("be removed from the spool".into(), Some(message.due))
+            }
+        };
+        why.push(format!("it expires at {}", self.when(self.expiry(message))));
+        Some(Explanation {
+            subject: format!("message {id} in {}", queue.name),
+            next_action,
+            earliest: earliest.map(|at| self.wall(at)),
+            why,
+        })
+    }
+
+    /// A scheduled or a ready queue, by name.
+    pub fn explain_queue(&self, name: &str) -> Option<Explanation> {
+        if let Some(ready) = self.ready_by_name.get(name) {
+            let queue = &self.ready[*ready];
+            return Some(Explanation {
+                subject: format!("ready queue {name}"),
+                next_action: format!("deliver {} messages", queue.messages.len()),
+                earliest: self.armed(queue.armed).map(|at| self.wall(at)),
+                why: self.explain_ready(*ready),
+            });
+        }
+        let queue = &self.queues[*self.queue_by_name.get(name)?];
+        Some(Explanation {
+            subject: format!("scheduled queue {name}"),
+            next_action: format!("promote {} due messages", queue.waiting.len()),
+            earliest: self.armed(queue.armed).map(|at| self.wall(at)),
+            why: queue.block.as_ref().map(describe).into_iter().collect(),
+        })
+    }
+
+    /// An egress source: what its ready queues wait for.
+    pub fn explain_source(&self, name: &str) -> Option<Explanation> {
+        let of_source: Vec<ReadyHandle> = self
+            .ready
+            .iter()
+            .filter(|(_, ready)| *ready.source.name == *name)
+            .map(|(handle, _)| handle)
+            .collect();
+        let first = of_source.iter().filter_map(|ready| self.armed(self.ready[*ready].armed)).min();
+        let why = of_source.iter().flat_map(|ready| self.explain_ready(*ready)).collect();
+        (!of_source.is_empty()).then(|| Explanation {
+            subject: format!("egress source {name}"),
+            next_action: format!("send from {} ready queues", of_source.len()),
+            earliest: first.map(|at| self.wall(at)),
+            why,
+        })
+    }
+
+    fn explain_ready(&self, handle: ReadyHandle) -> Vec<String> {
+        let ready = &self.ready[handle];
+        let mut why = vec![format!(
+            "ready queue {} has {} messages, {} connections, {} deliveries under way",
+            ready.name,
+            ready.messages.len(),
+            ready.sessions.len(),
+            ready.in_flight
+        )];
+        if let Some(suspension) = &ready.suspension {
+            let until = self.when(suspension.ends);
+            why.push(format!("it is suspended until {until}: {}", suspension.entry.reason));
+        }
+        why.extend(ready.held.as_ref().map(|held| match held {
+            Held::MessageRate { until } => {
+                format!("its message rate allows the next at {}", self.when(*until))
+            }
+            Held::ConnectionRate { until } => {
+                format!("its connection rate allows the next at {}", self.when(*until))
+            }
+            Held::ConnectionLimit { label } => format!("the connection limit {label} is used up"),
+        }));
+        if ready.consecutive_failures > 0 {
+            why.push(format!("the last {} connections failed", ready.consecutive_failures));
+        }
+        why
+    }
+
+    fn armed(&self, at: Mono) -> Option<Mono> {
+        (at != super::timers::NEVER).then_some(at)
+    }
+
+    fn wall(&self, at: Mono) -> Wall {
+        let offset = Moment::of(at).0.saturating_sub(Moment::of(self.now.mono).0);
+        Wall(self.now.wall.0.saturating_add(offset))
+    }
+
+    fn when(&self, at: Mono) -> String {
+        match self.armed(at) {
+            Some(at) => self.date(Moment::of(at)),
+            None => "a time that isn't known yet".into(),
+        }
+    }
+}
+
+fn describe(block: &Block) -> String {
+    match block {
+        Block::WaitingForQueueConfig => "policy is being asked for its configuration".into(),
+        Block::WaitingForPool => "policy is being asked for its egress pool".into(),
+        Block::WaitingForDns => "the hosts of its domain are being looked up".into(),
+        Block::WaitingForEgressPath => "policy is being asked for an egress path".into(),
+        Block::SpoolUnhealthy => "delivery is suspended: the spool is not accepting writes".into(),
+        Block::Suspended { reason } => format!("an administrator suspended it: {reason}"),
+        Block::MessageRate => "its max_message_rate is used up".into(),
+        Block::ReadyQueuesFull => "each of its ready queues is full".into(),
+        Block::NoEligibleSource => "each source of its pool is suspended or throttled".into(),
+        Block::NoSources => "its pool has no sources".into(),
+        Block::QueueConfigFailed { why } => format!("policy failed to configure it: {why}"),
+        Block::PoolFailed { why } => format!("its egress pool can't be resolved: {why}"),
+        Block::DnsFailed { why } => format!("its domain can't be looked up: {why}"),
+        Block::EgressPathFailed { why } => format!("policy failed to make an egress path: {why}"),
+        Block::Stopping => "kumod is stopping".to_string(),
+    }
+}

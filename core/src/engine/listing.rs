@@ -1,0 +1,118 @@
+//! What there is, for operators: queues with their counts, entries in force, totals. Reads only.
+use super::model::Place;
+use super::{AdminEntry, Block, Engine, Held, ReadySuspension};
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// Totals since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    pub admitted: u64,
+    /// Recipients.
+    pub delivered: u64,
+    pub bounced: u64,
+    pub transfailed: u64,
+    /// Messages.
+    pub expired: u64,
+    pub admin_bounced: u64,
+    pub returned: u64,
+    /// Lines that came to a stand, by reason.
+    pub delayed_by_message_rate: u64,
+    pub delayed_by_full_ready_queue: u64,
+    pub delayed_by_throttle_insert: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ScheduledSummary {
+    pub name: String,
+    /// All messages of the queue that aren't in a ready queue or in flight.
+    pub messages: u64,
+    pub waiting: u64,
+    pub blocked: Option<Block>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ReadySummary {
+    pub name: String,
+    pub site: String,
+    pub source: String,
+    pub pool: String,
+    pub ready: u64,
+    pub in_flight: u64,
+    pub connections: u64,
+    pub connection_limit: Option<u64>,
+    pub held: Option<Held>,
+    pub suspended: Option<String>,
+}
+
+impl Engine {
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Messages the engine holds.
+    pub fn message_count(&self) -> usize {
+        self.messages.len()
+    }
+
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Scheduled queues in order of name. Walks every message once.
+    pub fn scheduled_queues(&self) -> Vec<ScheduledSummary> {
+        let summary = |queue: super::model::QueueHandle| {
+            let scheduled = &self.queues[queue];
+            let elsewhere = self.messages_of(queue).into_iter().filter(|message| {
+                matches!(self.messages[*message].place, Place::Ready(_) | Place::InFlight)
+            });
+            ScheduledSummary {
+                name: scheduled.name.as_ref().into(),
+                messages: scheduled.count - elsewhere.count() as u64,
+                waiting: scheduled.waiting.len() as u64,
+                blocked: scheduled.block.clone(),
+            }
+        };
+        let mut all: Vec<ScheduledSummary> = self.queues.iter().map(|(q, _)| summary(q)).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Ready queues in order of name.
+    pub fn ready_queues(&self) -> Vec<ReadySummary> {
+        let mut all: Vec<ReadySummary> = self
+            .ready
+            .iter()
+            .map(|(_, ready)| ReadySummary {
+                name: ready.name.as_ref().into(),
+                site: ready.site.as_ref().into(),
+                source: ready.source.name.as_ref().into(),
+                pool: ready.pool.as_ref().into(),
+                ready: ready.messages.len() as u64,
+                in_flight: ready.in_flight,
+                connections: ready.sessions.len() as u64,
+                connection_limit: ready.path.value.as_ref().map(|path| path.connection_limit.limit),
+                held: ready.held.clone(),
+                suspended: ready
+                    .suspension
+                    .as_ref()
+                    .map(|timed| timed.entry.reason.as_ref().into()),
+            })
+            .collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    pub fn bounces(&self) -> Vec<AdminEntry> {
+        self.admin.bounces.iter().map(|timed| (*timed.entry).clone()).collect()
+    }
+
+    pub fn suspensions(&self) -> Vec<AdminEntry> {
+        self.admin.suspensions.iter().map(|timed| timed.entry.clone()).collect()
+    }
+
+    pub fn ready_suspensions(&self) -> Vec<ReadySuspension> {
+        self.admin.ready_suspensions.iter().map(|timed| timed.entry.clone()).collect()
+    }
+}

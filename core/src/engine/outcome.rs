@@ -1,0 +1,224 @@
+//! What an attempt means for its message: records, the next attempt, or the end.
+//! Invariant: each recipient that was tried gets one record of the attempt; a recipient with a final outcome is never tried
+//! again; a permanent verdict comes from the peer, from policy, or from time.
+use super::admission::generated;
+use super::model::*;
+use super::{Engine, InsertReason, Note, Outcome, Outcomes, Question, Reason, RequeueAnswer, Then};
+use crate::id::OpId;
+use crate::log::RecordKind;
+use crate::recipients::RecipientSet;
+use crate::smtp::reply::ReplyCode;
+use crate::time::{Duration, Mono, Now, Wall};
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// The recipients of an attempt by what became of them.
+struct Sorted {
+    delivered: RecipientSet,
+    refused: RecipientSet,
+    deferred: RecipientSet,
+    unknown: RecipientSet,
+}
+
+fn sort(recipients: u32, tried: &RecipientSet, outcomes: &Outcomes) -> Sorted {
+    let none = || RecipientSet::none(recipients);
+    let mut sorted =
+        Sorted { delivered: none(), refused: none(), deferred: none(), unknown: none() };
+    let mut put = |index: u32, outcome: &Outcome| {
+        if !tried.contains(index) {
+            return;
+        }
+        match outcome {
+            Outcome::Delivered(_) => sorted.delivered.insert(index),
+            Outcome::Refused(_) => sorted.refused.insert(index),
+            Outcome::Deferred(_) => sorted.deferred.insert(index),
+            Outcome::Unknown => sorted.unknown.insert(index),
+            Outcome::Returned => {}
+        }
+    };
+    match outcomes {
+        Outcomes::Uniform(outcome) => tried.iter().for_each(|index| put(index, outcome)),
+        Outcomes::Each(each) => each.iter().for_each(|(index, outcome)| put(*index, outcome)),
+    }
+    sorted
+}
+
+impl Engine {
+    pub(super) fn attempted(&mut self, op: OpId, outcomes: Outcomes, reusable: bool) {
+        let Pending::Deliver(id) = self.finish(op) else { panic!("{op:?} isn't a delivery") };
+        let session = self.sessions.get_mut(&id).expect("a busy session stands");
+        // Until it says that it is ready again, or closed.
+        let next = if reusable { SessionState::Idle } else { SessionState::Ending };
+        let was = core::mem::replace(&mut session.state, next);
+        let SessionState::Busy { op: busy, message, recipients } = was else {
+            panic!("{op:?} was attempted on a session that is {was:?}")
+        };
+        assert_eq!(op, busy, "the attempt completed is the one outstanding");
+        let ready = session.ready;
+        self.ready[ready].in_flight -= 1;
+        self.list_ready(ready);
+        let origin = Origin { attempt: Some(op), session: Some(id), ready: Some(ready) };
+        self.judge(message, origin, &recipients, &outcomes);
+    }
+
+    fn judge(
+        &mut self,
+        handle: MessageHandle,
+        origin: Origin,
+        tried: &RecipientSet,
+        outcomes: &Outcomes,
+    ) {
+        let message = &mut self.messages[handle];
+        let sorted = sort(message.recipients, tried, outcomes);
+        let settled = [&sorted.delivered, &sorted.refused];
+        settled.into_iter().flat_map(RecipientSet::iter).for_each(|i| message.remaining.remove(i));
+        let failed = !sorted.deferred.is_empty() || !sorted.unknown.is_empty();
+        let progress = settled.iter().any(|set| !set.is_empty());
+        if failed || progress {
+            message.attempts = message.attempts.saturating_add(1);
+        }
+        let done = message.remaining.is_empty();
+        self.counts.delivered += u64::from(sorted.delivered.len());
+        self.counts.bounced += u64::from(sorted.refused.len());
+        self.counts.transfailed += u64::from(sorted.deferred.len() + sorted.unknown.len());
+        let notes = notes_of(sorted);
+        match (done, failed, progress) {
+            (true, ..) => self.conclude(handle, origin, notes, Then::Remove, After::Forget),
+            (_, true, _) => {
+                self.requeue(handle, origin, notes, InsertReason::LoggedTransientFailure)
+            }
+            // The rest of the recipients go in the next transaction.
+            (.., true) => {
+                self.messages[handle].due = self.now.mono;
+                self.update(handle, origin, notes);
+            }
+            (.., false) => self.return_untried(handle),
+        }
+    }
+
+    /// The attempt didn't take place. Not at once again: what ended this session may end the next.
+    fn return_untried(&mut self, handle: MessageHandle) {
+        let wait = self.retry_random.duration_up_to(Duration::from_secs(60));
+        self.messages[handle].due = self.now.mono + wait;
+        self.counts.returned += 1;
+        self.put_back(handle);
+    }
+
+    /// A failed attempt that didn't reach a peer, or a verdict short of one.
+    pub(super) fn fail_for_now(
+        &mut self,
+        handle: MessageHandle,
+        origin: Origin,
+        reason: Reason,
+        because: InsertReason,
+    ) {
+        let message = &mut self.messages[handle];
+        message.attempts = message.attempts.saturating_add(1);
+        let recipients = message.remaining.clone();
+        self.counts.transfailed += u64::from(recipients.len());
+        let notes = vec![Note { kind: RecordKind::TransientFailure, recipients, reason }];
+        self.requeue(handle, origin, notes, because);
+    }
+
+    /// Back to the scheduled queue after a counted attempt: until the next one, unless time is up before.
+    fn requeue(
+        &mut self,
+        handle: MessageHandle,
+        origin: Origin,
+        notes: Vec<Note>,
+        because: InsertReason,
+    ) {
+        let due = self.next_retry(handle);
+        self.messages[handle].due = due;
+        if due > self.expiry(&self.messages[handle]) {
+            self.expire(handle, origin, notes);
+            return;
+        }
+        if !self.config.asks_requeue || self.stopping {
+            self.update(handle, origin, notes);
+            return;
+        }
+        self.place(handle, Place::Asking);
+        let mut reasons = vec![InsertReason::LoggedTransientFailure];
+        if because != InsertReason::LoggedTransientFailure {
+            reasons.insert(0, because);
+        }
+        let question = Question::Requeue {
+            message: self.messages[handle].id,
+            attempt: origin.attempt,
+            reasons: reasons.clone(),
+            increment_attempts: true,
+            delay: Some(due.since(self.now.mono)),
+        };
+        let requeue = Requeue { message: handle, origin, notes, due, reasons };
+        self.ask(Pending::Requeue(requeue.into()), question);
+    }
+
+    pub(super) fn requeue_answered(&mut self, requeue: Requeue, answer: RequeueAnswer) {
+        let Requeue { message: handle, origin, notes, due, .. } = requeue;
+        match answer {
+            RequeueAnswer::Keep => self.messages[handle].due = due,
+            RequeueAnswer::Due(wall) => {
+                self.messages[handle].due = Moment::from_wall(wall, self.now).as_mono();
+            }
+            RequeueAnswer::Move { queue } => {
+                self.rebind(handle, &queue);
+                self.messages[handle].due = self.now.mono;
+            }
+            RequeueAnswer::Reject(code) => {
+                self.reject(handle, origin, notes, code);
+                return;
+            }
+        }
+        if self.messages[handle].due > self.expiry(&self.messages[handle]) {
+            self.expire(handle, origin, notes);
+            return;
+        }
+        self.update(handle, origin, notes);
+    }
+
+    fn reject(
+        &mut self,
+        handle: MessageHandle,
+        origin: Origin,
+        mut notes: Vec<Note>,
+        code: ReplyCode,
+    ) {
+        let recipients = self.messages[handle].remaining.clone();
+        let text = String::from("rejected by the requeue_message event");
+        let reason = Reason::Generated { code, internal: true, text };
+        notes.push(Note { kind: RecordKind::Bounce, recipients, reason });
+        self.counts.bounced += 1;
+        self.conclude(handle, origin, notes, Then::Remove, After::Forget);
+    }
+
+    /// Writes the message's new state, then schedules it.
+    fn update(&mut self, handle: MessageHandle, origin: Origin, notes: Vec<Note>) {
+        let message = &self.messages[handle];
+        let then = Then::Update {
+            attempts: message.attempts,
+            due: wall_of(message.due, self.now),
+            remaining: message.remaining.clone(),
+        };
+        self.conclude(handle, origin, notes, then, After::Schedule);
+    }
+}
+
+/// A moment of the engine's clock by today's wall clock.
+fn wall_of(at: Mono, now: Now) -> Wall {
+    now.wall + at.since(now.mono)
+}
+
+fn notes_of(sorted: Sorted) -> Vec<Note> {
+    let lost = "the reply to the final dot was lost; the peer may have the message";
+    let unknown = generated(451, (4, 4, 2), true, lost.into());
+    let notes = [
+        (RecordKind::Delivery, sorted.delivered, Reason::PeerReply),
+        (RecordKind::Bounce, sorted.refused, Reason::PeerReply),
+        (RecordKind::TransientFailure, sorted.deferred, Reason::PeerReply),
+        (RecordKind::TransientFailure, sorted.unknown, unknown),
+    ];
+    let said = notes.into_iter().filter(|(_, recipients, _)| !recipients.is_empty());
+    said.map(|(kind, recipients, reason)| Note { kind, recipients, reason }).collect()
+}
