@@ -1,0 +1,1 @@
+//! Every key of every constructor, each value form, and hostile tables.
