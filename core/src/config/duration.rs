@@ -65,7 +65,9 @@ fn nanoseconds(unit: &str) -> Result<u64, DurationError> {
         "months" | "month" | "M" => MONTH * SECOND,
         "years" | "year" | "yrs" | "yr" | "y" => YEAR * SECOND,
         "" => return Err(DurationError("a unit is missing, as in '30s'")),
-        _ => return Err(DurationError("units are ns, us, ms, s, m, h, days, weeks, months, years")),
+        _ => {
+            return Err(DurationError("units are ns, us, ms, s, m, h, days, weeks, months, years"));
+        }
     })
 }
 

@@ -144,18 +144,30 @@ pub struct EgressPath {
     pub enable_pipelining: bool,
     pub enable_rset: bool,
     pub use_lmtp: bool,
+    #[serde(with = "super::duration::text")]
     pub connect_timeout: Duration,
+    #[serde(with = "super::duration::text")]
     pub banner_timeout: Duration,
+    #[serde(with = "super::duration::text")]
     pub ehlo_timeout: Duration,
+    #[serde(with = "super::duration::text")]
     pub mail_from_timeout: Duration,
+    #[serde(with = "super::duration::text")]
     pub rcpt_to_timeout: Duration,
+    #[serde(with = "super::duration::text")]
     pub data_timeout: Duration,
     /// 600 s by default (D26).
+    #[serde(with = "super::duration::text")]
     pub data_dot_timeout: Duration,
+    #[serde(with = "super::duration::text")]
     pub rset_timeout: Duration,
+    #[serde(with = "super::duration::text")]
     pub idle_timeout: Duration,
+    #[serde(with = "super::duration::text")]
     pub starttls_timeout: Duration,
+    #[serde(with = "super::duration::text")]
     pub auth_timeout: Duration,
+    #[serde(with = "super::duration::optional_text")]
     pub system_shutdown_timeout: Option<Duration>,
     pub smtp_auth_plain_username: Option<Box<str>>,
     pub smtp_auth_plain_password: Option<Box<str>>,
@@ -168,8 +180,10 @@ pub struct EgressPath {
     pub ignore_8bit_checks: bool,
     pub reconnect_strategy: ReconnectStrategy,
     pub try_next_host_on_transport_error: bool,
+    #[serde(with = "super::duration::optional_text")]
     pub remember_broken_tls: Option<Duration>,
     pub opportunistic_tls_reconnect_on_failed_handshake: bool,
+    #[serde(with = "super::duration::text")]
     pub refresh_interval: Duration,
     pub provider_name: Option<Box<str>>,
     pub aggressive_connection_opening: bool,
@@ -238,6 +252,7 @@ impl Default for EgressPath {
 impl Constructed for EgressPath {
     const OPTIONS: &'static OptionTable = &options::EGRESS_PATH;
     fn read(table: &mut Table) -> EgressPath {
+        table.together("smtp_auth_plain_username", "smtp_auth_plain_password");
         let mut path = fields!(table, EgressPath::default(), {
             connection_limit additional_connection_limits max_connection_rate
             max_deliveries_per_connection max_message_rate additional_message_rate_throttles
@@ -272,9 +287,6 @@ impl EgressPath {
         }
         table.check("refresh_interval", !self.refresh_interval.is_zero(), "it must be above 0");
         check_ehlo_domain(table, self.ehlo_domain.as_deref());
-        let both = self.smtp_auth_plain_username.is_some() == self.smtp_auth_plain_password.is_some();
-        let wrong = "smtp_auth_plain_username and smtp_auth_plain_password belong together";
-        table.check("smtp_auth_plain_username", both, wrong);
     }
 }
 
@@ -308,6 +320,7 @@ pub struct EgressSource {
     pub ehlo_domain: Option<Box<str>>,
     pub source_address: Option<IpAddr>,
     pub remote_port: Option<u16>,
+    #[serde(with = "super::duration::text")]
     pub ttl: Duration,
 }
 
@@ -327,7 +340,7 @@ impl EgressSource {
 impl Constructed for EgressSource {
     const OPTIONS: &'static OptionTable = &options::EGRESS_SOURCE;
     fn read(table: &mut Table) -> EgressSource {
-        let name = required_name(table);
+        let name = table.required_text("name");
         let source = fields!(table, EgressSource::named(&name), {
             ehlo_domain source_address remote_port ttl
         });
@@ -335,12 +348,6 @@ impl Constructed for EgressSource {
         check_ehlo_domain(table, source.ehlo_domain.as_deref());
         source
     }
-}
-
-fn required_name(table: &mut Table) -> Box<str> {
-    let name: Option<Box<str>> = table.optional("name");
-    table.check("name", name.as_deref().is_some_and(|name| !name.is_empty()), "it is required");
-    name.unwrap_or_default()
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -354,13 +361,15 @@ pub struct PoolEntry {
 pub struct EgressPool {
     pub name: Box<str>,
     pub entries: Vec<PoolEntry>,
+    #[serde(with = "super::duration::text")]
     pub ttl: Duration,
 }
 
 impl Form for PoolEntry {
     fn read(value: Value, report: &mut Report) -> Option<PoolEntry> {
         let mut table = Table::open(value, &options::POOL_ENTRY, report)?;
-        let entry = PoolEntry { name: required_name(&mut table), weight: table.or("weight", 1) };
+        let entry =
+            PoolEntry { name: table.required_text("name").into(), weight: table.or("weight", 1) };
         table.finish();
         Some(entry)
     }
@@ -369,7 +378,7 @@ impl Form for PoolEntry {
 impl Constructed for EgressPool {
     const OPTIONS: &'static OptionTable = &options::EGRESS_POOL;
     fn read(table: &mut Table) -> EgressPool {
-        let name = required_name(table);
+        let name = table.required_text("name").into();
         let entries: Vec<PoolEntry> = table.required("entries");
         if entries.len() > limits::POOL_ENTRIES {
             let most = limits::POOL_ENTRIES;
@@ -400,7 +409,8 @@ mod tests {
             assert_eq!(block.to_string(), rendered);
             assert_eq!(rendered.parse(), Ok(block));
         }
-        for wrong in ["", "/8", "10.0.0.0/33", "::/129", "10.0.0/8", "a/8", "1.2.3.4/", "1.2.3.4/x"] {
+        for wrong in ["", "/8", "10.0.0.0/33", "::/129", "10.0.0/8", "a/8", "1.2.3.4/", "1.2.3.4/x"]
+        {
             assert!(wrong.parse::<Cidr>().is_err(), "{wrong}");
         }
     }

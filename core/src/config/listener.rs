@@ -45,7 +45,9 @@ pub struct EsmtpListener {
     pub banner: String,
     pub relay_hosts: Vec<Cidr>,
     pub max_connections: u64,
+    #[serde(with = "super::duration::text")]
     pub client_timeout: Duration,
+    #[serde(with = "super::duration::text")]
     pub data_processing_timeout: Duration,
     pub max_messages_per_connection: u64,
     pub max_recipients_per_message: u64,
@@ -142,11 +144,9 @@ fn check_hostname(table: &mut Table, hostname: Option<&str>) {
 
 /// Certificate and private key.
 fn pem_files(table: &mut Table) -> (Option<String>, Option<String>) {
+    table.together("tls_certificate", "tls_private_key");
     let mut file = |key| table.optional::<PemFile>(key).map(|PemFile(path)| path);
-    let (certificate, private_key) = (file("tls_certificate"), file("tls_private_key"));
-    let both = certificate.is_some() == private_key.is_some();
-    table.check("tls_certificate", both, "tls_certificate and tls_private_key belong together");
-    (certificate, private_key)
+    (file("tls_certificate"), file("tls_private_key"))
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

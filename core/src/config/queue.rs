@@ -16,13 +16,18 @@ use serde_json::Value;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct QueueConfig {
+    #[serde(with = "super::duration::text")]
     pub retry_interval: Duration,
+    #[serde(with = "super::duration::optional_text")]
     pub max_retry_interval: Option<Duration>,
+    #[serde(with = "super::duration::text")]
     pub max_age: Duration,
     pub egress_pool: Option<Box<str>>,
     pub max_message_rate: Option<ThrottleSpec>,
     pub protocol: DeliveryProtocol,
+    #[serde(with = "super::duration::text")]
     pub reap_interval: Duration,
+    #[serde(with = "super::duration::text")]
     pub refresh_interval: Duration,
     pub provider_name: Option<Box<str>>,
 }
@@ -77,11 +82,11 @@ impl Constructed for QueueConfig {
             reap_interval refresh_interval provider_name
         });
         for (key, time) in [
-            ("retry_interval", config.retry_interval),
-            ("max_retry_interval", config.max_retry_interval.unwrap_or(config.max_age)),
-            ("refresh_interval", config.refresh_interval),
+            ("retry_interval", Some(config.retry_interval)),
+            ("max_retry_interval", config.max_retry_interval),
+            ("refresh_interval", Some(config.refresh_interval)),
         ] {
-            table.check(key, !time.is_zero(), "it must be above 0");
+            table.check(key, time != Some(Duration::ZERO), "it must be above 0");
         }
         config
     }
@@ -162,7 +167,9 @@ impl FromStr for MxListEntry {
 /// A port is what follows the last colon that isn't inside `[ ]`.
 fn split_port(text: &str) -> Result<(&str, Option<u16>), MxListError> {
     match text.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') && (!host.contains(':') || host.ends_with(']')) => {
+        Some((host, port))
+            if !port.contains(']') && (!host.contains(':') || host.ends_with(']')) =>
+        {
             let port = port.parse().ok().filter(|port| *port != 0);
             Ok((host, Some(port.ok_or(MxListError("a port is a number from 1 to 65535"))?)))
         }
@@ -185,19 +192,21 @@ impl Form for MxListEntry {
         if value.is_object() {
             return named_address(value, report);
         }
-        read::from_text(value, "a host: 'name', 'name:port', '[ip]', '[ip]:port' or { name, addr }", report)
+        read::from_text(
+            value,
+            "a host: 'name', 'name:port', '[ip]', '[ip]:port' or { name, addr }",
+            report,
+        )
     }
 }
 
 /// `{ name = 'mx.example.com', addr = '10.0.0.1' }`
 fn named_address(value: Value, report: &mut Report) -> Option<MxListEntry> {
     let mut table = Table::open(value, &options::MX_LIST, report)?;
-    let name: Box<str> = table.required("name");
-    table.check("name", is_host_name(&name), "it must be a host name");
-    let address: Option<IpAddr> = table.optional("addr");
-    if address.is_none() {
-        table.error("addr", format_args!("it is required, and an IP address"));
-    }
+    let name = table.required_text("name");
+    table.check("name", name.is_empty() || is_host_name(&name), "it must be a host name");
+    table.require("addr");
+    let address = table.optional("addr");
     table.finish();
-    Some(MxListEntry { name, address, port: None })
+    Some(MxListEntry { name: name.into(), address, port: None })
 }

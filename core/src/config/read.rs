@@ -4,7 +4,6 @@
 //! value only if nothing was reported. What a key does stands in [`super::options`], not here.
 use super::options::{ConfigError, Effect, OptionKey, OptionTable, Parsed};
 use crate::limits;
-use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -149,10 +148,32 @@ impl<'r> Table<'r> {
     }
 
     pub fn required<T: Form + Default>(&mut self, key: &'static str) -> T {
-        if self.map.get(key).is_none_or(Value::is_null) {
-            self.error(key, format_args!("it is required"));
-        }
+        self.require(key);
         self.or(key, T::default())
+    }
+
+    pub fn required_text(&mut self, key: &'static str) -> String {
+        self.require(key);
+        let text: Option<String> = self.optional(key);
+        self.check(key, text.as_deref() != Some(""), "it is empty");
+        text.unwrap_or_default()
+    }
+
+    /// Reports an error if the key is absent; asked before it is taken.
+    pub fn require(&mut self, key: &str) {
+        let present = self.has(key);
+        self.check(key, present, "it is required");
+    }
+
+    /// Reports an error if one key is there without the other; asked before they are taken.
+    pub fn together(&mut self, one: &str, other: &str) {
+        if self.has(one) != self.has(other) {
+            self.report.error(format_args!("{one} and {other} belong together"));
+        }
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(|value| !value.is_null())
     }
 
     /// Reports an error unless `holds`.
@@ -411,7 +432,9 @@ impl Form for PemFile {
             Value::String(path) if !path.is_empty() => Some(PemFile(path)),
             // What stands in the table may be a private key, so it isn't shown.
             _ => {
-                report.error(format_args!("expected the path of a PEM file; key_data and vaults aren't read"));
+                report.error(format_args!(
+                    "expected the path of a PEM file; key_data and vaults aren't read"
+                ));
                 None
             }
         }
@@ -443,7 +466,7 @@ mod tests {
             (json!(-1), "found -1"),
             (json!(65_536), "found 65536"),
             (json!("25"), "found the text \"25\""),
-            (json!(1e300), "found 1e300"),
+            (json!(1e300), "found 1e+300"),
             (json!(null), "found nothing"),
         ] {
             let error = error::<u16>(json);
@@ -471,11 +494,9 @@ mod tests {
 
     #[test]
     fn listen_addresses_are_ip_and_port() {
-        for (text, address) in [
-            ("127.0.0.1:2025", "127.0.0.1:2025"),
-            ("[::1]:25", "[::1]:25"),
-            ("0:25", "0.0.0.0:25"),
-        ] {
+        for (text, address) in
+            [("127.0.0.1:2025", "127.0.0.1:2025"), ("[::1]:25", "[::1]:25"), ("0:25", "0.0.0.0:25")]
+        {
             assert_eq!(value::<SocketAddr>(json!(text)), Ok(address.parse().unwrap()));
         }
         for wrong in ["127.0.0.1", "localhost:25", "::1:25", "0:65536", "1.2.3.4:-1", ""] {
@@ -521,7 +542,7 @@ mod tests {
     #[test]
     fn a_long_key_is_named_in_full_by_nobody() {
         let mut report = Report::default();
-        report.within(&"k".to_owned().repeat(1000), |report| report.error(format_args!("x")));
+        report.within(&"k".repeat(1000), |report| report.error(format_args!("x")));
         assert!(report.errors[0].len() < 100);
     }
 }

@@ -48,7 +48,9 @@ pub struct RocksParams {
     pub level0_stop_writes_trigger: Option<i32>,
     pub log_level: Option<String>,
     pub memtable_huge_page_size: Option<u64>,
+    #[serde(with = "super::duration::optional_text")]
     pub log_file_time_to_roll: Option<Duration>,
+    #[serde(with = "super::duration::optional_text")]
     pub obsolete_files_period: Option<Duration>,
 }
 
@@ -61,6 +63,7 @@ pub struct LocalLogs {
     pub back_pressure: u64,
     /// 0 is zstd's own default.
     pub compression_level: i32,
+    #[serde(with = "super::duration::optional_text")]
     pub max_segment_duration: Option<Duration>,
     pub meta: Vec<String>,
     pub headers: Vec<String>,
@@ -79,14 +82,15 @@ impl Constructed for SpoolDefinition {
     fn read(table: &mut Table) -> SpoolDefinition {
         let rocks_params: Option<RocksParams> = table.optional("rocks_params");
         let spool = SpoolDefinition {
-            name: required_text(table, "name"),
-            path: required_text(table, "path"),
+            name: table.required_text("name"),
+            path: table.required_text("path"),
             kind: table.or("kind", SpoolKind::RocksDB),
             flush: table.or("flush", true),
             rocks_params: rocks_params.clone().unwrap_or_default(),
         };
         if !spool.flush {
-            let text = "messages are accepted before they are on disk, and a power failure loses them";
+            let text =
+                "messages are accepted before they are on disk, and a power failure loses them";
             table.warn("flush", format_args!("{text}"));
         }
         if rocks_params.is_some() && spool.kind == SpoolKind::LocalDisk {
@@ -94,12 +98,6 @@ impl Constructed for SpoolDefinition {
         }
         spool
     }
-}
-
-fn required_text(table: &mut Table, key: &'static str) -> String {
-    let text: Option<String> = table.optional(key);
-    table.check(key, text.as_ref().is_some_and(|text| !text.is_empty()), "it is required");
-    text.unwrap_or_default()
 }
 
 impl Form for RocksParams {
@@ -171,10 +169,14 @@ impl Constructed for LocalLogs {
         let per_record: BTreeMap<Box<str>, PerRecord> = table.or("per_record", BTreeMap::new());
         for name in per_record.keys() {
             let known = &**name == "Any" || read::value::<RecordKind>(Value::from(&**name)).is_ok();
-            table.check("per_record", known, "its keys are Any and the record types, such as Delivery");
+            table.check(
+                "per_record",
+                known,
+                "its keys are Any and the record types, such as Delivery",
+            );
         }
         let logs = LocalLogs {
-            log_dir: required_text(table, "log_dir"),
+            log_dir: table.required_text("log_dir"),
             max_file_size: table.or("max_file_size", 1_000_000_000),
             back_pressure: table.or("back_pressure", 128_000),
             compression_level: table.or("compression_level", 0),
