@@ -162,10 +162,10 @@ impl Context {
 
     /// Why the deadline was missed.
     pub fn missed(&self) -> String {
-        let seconds = self.timeout.as_secs_f32();
+        let timeout = self.timeout;
         match self.is_flushed {
-            true => format!("nothing came within {seconds} s"),
-            false => format!("the server did not take what was sent within {seconds} s"),
+            true => format!("nothing came within {timeout:?}"),
+            false => format!("the server did not take what was sent within {timeout:?}"),
         }
     }
 

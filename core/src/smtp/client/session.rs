@@ -1,15 +1,13 @@
 //! One connection as a machine: takes inputs, cuts replies, moves from state to state. Invariant: when it is our turn
 //! to speak the server has nothing left to say; what it said nevertheless answers nothing, and ends the session.
+use super::completion::{AwaitLoneDot, AwaitReset, AwaitVerdict, Conclusion, SendBody};
 use super::context::{Context, Loss, Phase};
 use super::greeting::{
     AwaitAuth, AwaitBanner, AwaitHandshake, AwaitHello, AwaitStartTls, Hello, tls_connect,
 };
 use super::io::{Closed, Fate, Input, Job, Output};
 use super::reply_parser::ReplyParser;
-use super::transaction::{
-    AwaitData, AwaitLoneDot, AwaitMail, AwaitRcpt, AwaitReset, AwaitVerdict, Conclusion, SendBody,
-    Transaction,
-};
+use super::transaction::{AwaitData, AwaitMail, AwaitRcpt, Transaction};
 use crate::config::EgressPath;
 use crate::port::{TlsConnect, TlsInfo};
 use crate::smtp::reply::Reply;
@@ -158,7 +156,7 @@ impl State {
                 State::AwaitBanner(AwaitBanner)
             }
             State::Closed => self,
-            other => panic!("connected a second time, in {other:?}"),
+            other => panic!("connected a second time: {}", other.phase(cx).name()),
         }
     }
 
@@ -176,7 +174,7 @@ impl State {
             State::AwaitLoneDot(state) => state.on_reply(reply, cx),
             State::AwaitReset(state) => state.on_reply(reply, cx),
             State::AwaitGoodbye => cx.close(Closed::Done),
-            other => unreachable!("{other:?} awaits no reply"),
+            other => unreachable!("no reply is awaited: {}", other.phase(cx).name()),
         }
     }
 
@@ -185,7 +183,7 @@ impl State {
             State::AwaitHandshake(state) => state.on_done(outcome.map(drop), cx),
             // Given up meanwhile.
             State::Closed => self,
-            other => panic!("a TLS handshake that wasn't asked for is done, in {other:?}"),
+            other => panic!("a handshake that wasn't asked for: {}", other.phase(cx).name()),
         }
     }
 
@@ -199,7 +197,7 @@ impl State {
                 cx.report(recipients.map(|(index, _)| (index, Fate::Returned)).collect(), false);
                 self
             }
-            other => panic!("a message for a session that isn't ready: {other:?}"),
+            other => panic!("a message for a session not ready: {}", other.phase(cx).name()),
         }
     }
 

@@ -1,0 +1,179 @@
+//! The states from 354 to the report: content, final dot, verdict, RSET. Invariants: before the final dot was sent
+//! nobody is `Unknown`; after it nobody who was accepted is anything but that without a reply to it; nobody is
+//! `Delivered` by a reply that came before all had left.
+use super::body::BodyFramer;
+use super::context::{Context, Loss, Phase};
+use super::io::Fate;
+use super::session::{State, Turn};
+use super::transaction::{Standing, Transaction, about, unexpected, verdict};
+use crate::smtp::reply::Reply;
+use alloc::format;
+use alloc::vec::Vec;
+
+/// The content is on its way, the final dot isn't.
+#[derive(Debug)]
+pub struct SendBody {
+    pub transaction: Transaction,
+    pub framer: BodyFramer,
+}
+
+impl SendBody {
+    pub const PHASE: Phase = Phase::Doing("sending the message");
+
+    /// The next block or, with the last one, the final dot.
+    pub fn send_block(mut self, cx: &mut Context) -> State {
+        if let Some(block) = self.framer.next_block() {
+            cx.send(block);
+        }
+        cx.expect_within(cx.settings.path.data_timeout);
+        if !self.framer.is_finished() {
+            return State::SendBody(self);
+        }
+        cx.send(self.framer.terminator());
+        State::AwaitVerdict(AwaitVerdict { transaction: self.transaction })
+    }
+
+    /// The server doesn't want to hear the end. What it says can only be a no.
+    pub fn on_reply(self, reply: Reply, cx: &mut Context) -> State {
+        let reply = about(reply, "DATA");
+        match reply.code {
+            400..600 => self.transaction.break_off(reply, cx),
+            _ => self.transaction.on_loss(unexpected(&reply), Self::PHASE, cx),
+        }
+    }
+}
+
+/// The final dot was sent.
+#[derive(Debug)]
+pub struct AwaitVerdict {
+    transaction: Transaction,
+}
+
+impl AwaitVerdict {
+    pub fn phase(cx: &Context) -> Phase {
+        match cx.is_flushed {
+            true => Phase::Doing("waiting for the reply to the message"),
+            false => SendBody::PHASE,
+        }
+    }
+
+    pub fn on_reply(self, reply: Reply, cx: &mut Context) -> State {
+        let reply = about(reply, ".");
+        match reply.code {
+            421 => self.transaction.break_off(reply, cx),
+            // It can't have heard the end of it.
+            400..600 if !cx.is_flushed => self.transaction.break_off(reply, cx),
+            200..300 if cx.is_flushed => self.decide(Fate::Delivered(reply), cx),
+            400..600 => self.decide(verdict(reply), cx),
+            _ => self.on_loss(unexpected(&reply), cx),
+        }
+    }
+
+    fn decide(self, fate: Fate, cx: &mut Context) -> State {
+        let mut transaction = self.transaction;
+        let is_accepted = |standing: &Standing| matches!(standing, Standing::Accepted);
+        if cx.settings.path.use_lmtp {
+            // RFC 2033 4.2: one reply for each recipient that was accepted, in their order.
+            let next = transaction.standings.iter().position(is_accepted);
+            let next = next.expect("content is sent only for recipients who were accepted");
+            transaction.standings[next] = Standing::Decided(fate.clone());
+            if transaction.has_accepted() {
+                cx.expect_within(cx.settings.path.data_dot_timeout);
+                return State::AwaitVerdict(AwaitVerdict { transaction });
+            }
+        }
+        let is_delivery = |fate: &Fate| matches!(fate, Fate::Delivered(_));
+        let decided =
+            |standing: &Standing| matches!(standing, Standing::Decided(f) if is_delivery(f));
+        let is_complete = is_delivery(&fate) || transaction.standings.iter().any(decided);
+        transaction.conclude(fate, if is_complete { After::Ready } else { After::Reset })
+    }
+
+    pub fn on_loss(self, loss: Loss, cx: &mut Context) -> State {
+        let phase = Self::phase(cx);
+        cx.report(self.transaction.fates(Fate::Unknown), false);
+        cx.end(loss, phase, false)
+    }
+}
+
+/// The content that nobody gets was a lone dot.
+#[derive(Debug)]
+pub struct AwaitLoneDot {
+    pub transaction: Transaction,
+}
+
+impl AwaitLoneDot {
+    pub const PHASE: Phase = Phase::ReplyTo("the final dot of an empty message");
+
+    pub fn say(transaction: Transaction, cx: &mut Context) -> State {
+        cx.say(format_args!("."), cx.settings.path.data_dot_timeout);
+        State::AwaitLoneDot(AwaitLoneDot { transaction })
+    }
+
+    pub fn on_reply(self, reply: Reply, cx: &mut Context) -> State {
+        match reply.code {
+            421 => self.transaction.break_off(about(reply, "."), cx),
+            _ => self.transaction.conclude(Fate::Returned, After::Reset),
+        }
+    }
+}
+
+/// What has to be done before the connection can be used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    Ready,
+    Reset,
+}
+
+/// A transaction that is over, its report still to be made.
+#[derive(Debug)]
+pub struct Conclusion {
+    pub fates: Vec<(u32, Fate)>,
+    pub after: After,
+}
+
+impl Conclusion {
+    const PHASE: Phase = Phase::Doing("ending the transaction");
+
+    pub fn proceed(self, cx: &mut Context) -> State {
+        let is_dirty = self.after == After::Reset;
+        if cx.is_closing || (is_dirty && !cx.settings.path.enable_rset) {
+            cx.report(self.fates, false);
+            return cx.say_goodbye();
+        }
+        if is_dirty {
+            cx.say(format_args!("RSET"), cx.settings.path.rset_timeout);
+            return State::AwaitReset(AwaitReset { fates: self.fates });
+        }
+        cx.report(self.fates, true);
+        cx.become_ready()
+    }
+
+    pub fn on_loss(self, loss: Loss, cx: &mut Context) -> State {
+        cx.report(self.fates, false);
+        cx.end(loss, Self::PHASE, false)
+    }
+}
+
+/// The report waits, so that [`Output::Ready`](super::Output::Ready) follows at once if it says so.
+#[derive(Debug)]
+pub struct AwaitReset {
+    fates: Vec<(u32, Fate)>,
+}
+
+impl AwaitReset {
+    pub const PHASE: Phase = Phase::ReplyTo("RSET");
+
+    pub fn on_reply(self, reply: Reply, cx: &mut Context) -> State {
+        if reply.is_positive() {
+            return Turn::Conclude(Conclusion { fates: self.fates, after: After::Ready }).into();
+        }
+        cx.report(self.fates, false);
+        cx.give_up(format!("the reply to RSET was {reply}"), false)
+    }
+
+    pub fn on_loss(self, loss: Loss, cx: &mut Context) -> State {
+        cx.report(self.fates, false);
+        cx.end(loss, Self::PHASE, false)
+    }
+}
