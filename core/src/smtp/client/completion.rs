@@ -5,7 +5,7 @@ use super::body::BodyFramer;
 use super::context::{Context, Loss, Phase};
 use super::io::Fate;
 use super::session::{State, Turn};
-use super::transaction::{Standing, Transaction, about, unexpected, verdict};
+use super::transaction::{Standing, Transaction, about, generated, unexpected, verdict};
 use crate::smtp::reply::Reply;
 use alloc::format;
 use alloc::vec::Vec;
@@ -164,12 +164,24 @@ pub struct AwaitReset {
 impl AwaitReset {
     pub const PHASE: Phase = Phase::ReplyTo("RSET");
 
-    pub fn on_reply(self, reply: Reply, cx: &mut Context) -> State {
-        if reply.is_positive() {
-            return Turn::Conclude(Conclusion { fates: self.fates, after: After::Ready }).into();
+    pub fn on_reply(mut self, reply: Reply, cx: &mut Context) -> State {
+        match reply.code {
+            200..300 => {
+                let conclusion = Conclusion { fates: self.fates, after: After::Ready };
+                Turn::Conclude(conclusion).into()
+            }
+            // The answer to DATA, in whose place something else was heard: nothing before it fits either.
+            300..400 => {
+                let loss = unexpected(&reply);
+                let fate = Fate::Deferred(generated(loss.clone(), Self::PHASE));
+                self.fates.iter_mut().for_each(|(_, refused)| *refused = fate.clone());
+                self.on_loss(loss, cx)
+            }
+            _ => {
+                cx.report(self.fates, false);
+                cx.give_up(format!("the reply to RSET was {reply}"), false)
+            }
         }
-        cx.report(self.fates, false);
-        cx.give_up(format!("the reply to RSET was {reply}"), false)
     }
 
     pub fn on_loss(self, loss: Loss, cx: &mut Context) -> State {

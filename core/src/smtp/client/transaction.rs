@@ -47,7 +47,7 @@ pub fn unexpected(reply: &Reply) -> Loss {
     Loss::OutOfStep(format!("{reply} makes no sense as a reply here"))
 }
 
-fn generated(loss: Loss, phase: Phase) -> Reply {
+pub fn generated(loss: Loss, phase: Phase) -> Reply {
     let enhanced = match loss {
         Loss::OutOfStep(_) => "4.5.0",
         Loss::Connection(_) | Loss::Aborted => "4.4.2",

