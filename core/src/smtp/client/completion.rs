@@ -1,11 +1,11 @@
-//! The states from 354 to the report: content, final dot, verdict, RSET. Invariants: before the final dot was sent
-//! nobody is `Unknown`; after it nobody who was accepted is anything but that without a reply to it; nobody is
-//! `Delivered` by a reply that came before all had left.
+//! The states from 354 to the report: content, final dot, verdict, RSET. Invariants: nobody is `Unknown` before the
+//! final dot was sent, and everybody is who was accepted, if it stays without a reply; no reply from before it has
+//! left makes anybody `Delivered`.
 use super::body::BodyFramer;
 use super::context::{Context, Loss, Phase};
 use super::io::Fate;
 use super::session::{State, Turn};
-use super::transaction::{Standing, Transaction, about, generated, unexpected, verdict};
+use super::transaction::{Transaction, about, generated, unexpected, verdict};
 use crate::smtp::reply::Reply;
 use alloc::format;
 use alloc::vec::Vec;
@@ -30,7 +30,8 @@ impl SendBody {
             return State::SendBody(self);
         }
         cx.send(self.framer.terminator());
-        State::AwaitVerdict(AwaitVerdict { transaction: self.transaction })
+        let transaction = self.transaction;
+        State::AwaitVerdict(AwaitVerdict { transaction, next: 0, is_delivered: false })
     }
 
     /// The server doesn't want to hear the end. What it says can only be a no.
@@ -47,6 +48,10 @@ impl SendBody {
 #[derive(Debug)]
 pub struct AwaitVerdict {
     transaction: Transaction,
+    /// LMTP: recipients before this one have their fates.
+    next: usize,
+    /// To one of them at least.
+    is_delivered: bool,
 }
 
 impl AwaitVerdict {
@@ -69,24 +74,16 @@ impl AwaitVerdict {
         }
     }
 
-    fn decide(self, fate: Fate, cx: &mut Context) -> State {
-        let mut transaction = self.transaction;
-        let is_accepted = |standing: &Standing| matches!(standing, Standing::Accepted);
-        if cx.settings.path.use_lmtp {
-            // RFC 2033 4.2: one reply for each recipient that was accepted, in their order.
-            let next = transaction.standings.iter().position(is_accepted);
-            let next = next.expect("content is sent only for recipients who were accepted");
-            transaction.standings[next] = Standing::Decided(fate.clone());
-            if transaction.has_accepted() {
-                cx.expect_within(cx.settings.path.data_dot_timeout);
-                return State::AwaitVerdict(AwaitVerdict { transaction });
-            }
+    fn decide(mut self, fate: Fate, cx: &mut Context) -> State {
+        self.is_delivered |= matches!(fate, Fate::Delivered(_));
+        // RFC 2033 4.2: one reply for each recipient that was accepted, in their order.
+        if cx.settings.path.use_lmtp && self.transaction.accepted() > 1 {
+            self.next = self.transaction.decide_next(self.next, fate) + 1;
+            cx.expect_within(cx.settings.path.data_dot_timeout);
+            return State::AwaitVerdict(self);
         }
-        let is_delivery = |fate: &Fate| matches!(fate, Fate::Delivered(_));
-        let decided =
-            |standing: &Standing| matches!(standing, Standing::Decided(f) if is_delivery(f));
-        let is_complete = is_delivery(&fate) || transaction.standings.iter().any(decided);
-        transaction.conclude(fate, if is_complete { After::Ready } else { After::Reset })
+        let after = if self.is_delivered { After::Ready } else { After::Reset };
+        self.transaction.conclude(fate, after)
     }
 
     pub fn on_loss(self, loss: Loss, cx: &mut Context) -> State {

@@ -314,6 +314,12 @@ impl Session {
         tls_connect(&self.context)
     }
 
+    /// Whether the message may be the server's already. If so a process that stops gives it some time (D22) before
+    /// it says [`Input::Abort`].
+    pub fn has_sent_final_dot(&self) -> bool {
+        matches!(self.state, State::AwaitVerdict(_))
+    }
+
     /// What the session does, in words for operators.
     pub fn phase(&self) -> &'static str {
         self.state.phase(&self.context).name()

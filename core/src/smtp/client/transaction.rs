@@ -17,13 +17,15 @@ pub struct Transaction {
     job: Job,
     content: Content,
     /// One for each recipient.
-    pub standings: Vec<Standing>,
+    standings: Vec<Standing>,
+    /// How many of them are [`Standing::Accepted`].
+    accepted: usize,
     /// MAIL, all RCPTs and DATA leave together.
     is_pipelined: bool,
 }
 
 #[derive(Clone, Debug)]
-pub enum Standing {
+enum Standing {
     /// Its RCPT wasn't answered yet.
     Untried,
     Accepted,
@@ -72,7 +74,7 @@ impl Transaction {
         let is_pipelined = cx.settings.path.enable_pipelining && cx.features.pipelining;
         let standings = vec![Standing::Untried; job.recipients.len()];
         let content = Content::of(&job.body);
-        let transaction = Transaction { job, content, standings, is_pipelined };
+        let transaction = Transaction { job, content, standings, accepted: 0, is_pipelined };
         if let Err(refusal) = transaction.check(cx) {
             cx.report(transaction.fates(Fate::Refused(refusal)), true);
             return cx.become_ready();
@@ -149,8 +151,18 @@ impl Transaction {
         format!("RCPT TO:<{}>", self.job.recipients[position].1)
     }
 
-    pub fn has_accepted(&self) -> bool {
-        self.standings.iter().any(|standing| matches!(standing, Standing::Accepted))
+    pub fn accepted(&self) -> usize {
+        self.accepted
+    }
+
+    /// Decides for the first accepted recipient at or after `from`, and tells its position.
+    pub fn decide_next(&mut self, from: usize, fate: Fate) -> usize {
+        let is_accepted = |standing: &Standing| matches!(standing, Standing::Accepted);
+        let found = self.standings[from..].iter().position(is_accepted);
+        let position = from + found.expect("no more verdicts than accepted recipients");
+        self.standings[position] = Standing::Decided(fate);
+        self.accepted -= 1;
+        position
     }
 
     /// All that have no fate get this one.
@@ -160,6 +172,7 @@ impl Transaction {
                 *standing = Standing::Decided(fate.clone());
             }
         }
+        self.accepted = 0;
     }
 
     pub fn fates(mut self, rest: Fate) -> Vec<(u32, Fate)> {
@@ -175,6 +188,7 @@ impl Transaction {
     pub fn on_loss(mut self, loss: Loss, phase: Phase, cx: &mut Context) -> State {
         if let Loss::OutOfStep(_) = loss {
             self.standings.fill(Standing::Untried);
+            self.accepted = 0;
         }
         let rest = match loss {
             Loss::Aborted => Fate::Returned,
@@ -265,23 +279,26 @@ impl AwaitRcpt {
         let reply = about(reply, transaction.rcpt_name(position));
         // MAIL was refused, and with it everybody.
         let is_decided = matches!(transaction.standings[position], Standing::Decided(_));
-        let standing = match reply.code {
+        match reply.code {
             421 => return transaction.break_off(reply, cx),
-            200..300 if !is_decided => Standing::Accepted,
-            400..600 if is_decided => transaction.standings[position].clone(),
-            400..600 if is_too_many_recipients(&reply) && transaction.has_accepted() => {
-                Standing::Decided(Fate::Returned)
+            200..300 if !is_decided => {
+                transaction.standings[position] = Standing::Accepted;
+                transaction.accepted += 1;
             }
-            400..600 => Standing::Decided(verdict(reply)),
+            400..600 if is_decided => {}
+            400..600 => {
+                let is_for_later = transaction.accepted > 0 && is_too_many_recipients(&reply);
+                let fate = if is_for_later { Fate::Returned } else { verdict(reply) };
+                transaction.standings[position] = Standing::Decided(fate);
+            }
             _ => return transaction.on_loss(unexpected(&reply), Self::PHASE, cx),
-        };
-        transaction.standings[position] = standing;
+        }
         let next = position + 1;
         match (next < transaction.standings.len(), transaction.is_pipelined) {
             (true, true) => transaction.expect_rcpt(next, cx),
             (true, false) => Turn::Rcpt { transaction, position: next }.into(),
             (false, true) => transaction.expect_data(cx),
-            (false, false) if transaction.has_accepted() => Turn::Data(transaction).into(),
+            (false, false) if transaction.accepted > 0 => Turn::Data(transaction).into(),
             // Everybody has a fate already.
             (false, false) => transaction.conclude(Fate::Returned, After::Reset),
         }
@@ -302,7 +319,7 @@ impl AwaitData {
         match reply.code {
             421 => transaction.break_off(reply, cx),
             400..600 => transaction.conclude(verdict(reply), After::Reset),
-            300..400 if transaction.has_accepted() => Turn::Body(transaction).into(),
+            300..400 if transaction.accepted > 0 => Turn::Body(transaction).into(),
             // RFC 2920 3.1: a server that wants the content for nobody. RFC 2033 has no reply for it.
             300..400 if !cx.settings.path.use_lmtp => Turn::LoneDot(transaction).into(),
             _ => transaction.on_loss(unexpected(&reply), Self::PHASE, cx),

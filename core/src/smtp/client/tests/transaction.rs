@@ -326,6 +326,7 @@ fn abort_before_the_final_dot_gives_back_and_after_it_nobody_knows() {
         (3, ["unknown", "refused 550", "unknown"]),
     ] {
         let mut dialogue = three(&STEPS[..steps]);
+        assert_eq!(dialogue.session.has_sent_final_dot(), steps == 3);
         dialogue.input(Input::Abort);
         assert_eq!(dialogue.fates(), fates);
         assert_eq!((dialogue.is_reusable(), &dialogue.closed), (false, &Some(Closed::Done)));
