@@ -168,11 +168,11 @@ impl AwaitHandshake {
         if let Err(why) = outcome {
             return cx.fail(format!("the TLS handshake failed: {why}"), true);
         }
-        cx.features = Features::default();
         cx.channel = match tls_connect(cx).verification {
             TlsVerification::Full => Channel::Validated,
             TlsVerification::None => Channel::Encrypted,
         };
+        // Its reply replaces what was offered in the clear.
         Turn::Hello(Hello::first(cx)).into()
     }
 }
