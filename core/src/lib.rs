@@ -2,6 +2,7 @@
 //!
 //! # What is here
 //! - [`smtp::server`]: the receiving side of a connection; bytes in, bytes and requests out.
+//! - [`smtp::client`]: the sending side, likewise.
 //! - [`engine`]: what the control plane can be told and what it can want.
 //! - [`commit`]: who waits for which batch of the spool, its order, deadlines and undo.
 //! - [`record`]: the versioned, checksummed spool record.

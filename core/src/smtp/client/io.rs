@@ -31,7 +31,7 @@ pub enum Input<'a> {
 #[derive(Debug)]
 pub enum Output {
     Send(Bytes),
-    /// Upgrade the connection; verify as [`crate::smtp::client::Settings`] says.
+    /// Upgrade the connection; verify as [`crate::smtp::client::Session::tls_connect`] says.
     StartTls,
     /// A transaction can begin.
     Ready,
@@ -64,7 +64,7 @@ pub enum Fate {
 pub struct Report {
     /// One for each recipient of the job.
     pub fates: Vec<(u32, Fate)>,
-    /// Whether [`Output::Ready`] will follow.
+    /// [`Output::Ready`] follows at once. If not, [`Output::Closed`] follows.
     pub reusable: bool,
 }
 

@@ -1,6 +1,5 @@
 //! The states outside a transaction: banner, HELO, STARTTLS, AUTH. Invariant: a session that went through STARTTLS
 //! keeps nothing the client said before it (RFC 3207 4.2).
-use super::base64;
 use super::command::{self, Command};
 use super::context::{About, Context, End};
 use super::io::{Asked, Output, Verdict};
@@ -8,6 +7,7 @@ use super::session::State;
 use super::transaction::{AwaitMail, ExpectRcpt};
 use crate::limits;
 use crate::port::TlsInfo;
+use crate::smtp::base64;
 use crate::smtp::reply::Reply;
 use alloc::boxed::Box;
 use alloc::format;

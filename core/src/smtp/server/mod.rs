@@ -5,7 +5,6 @@
 //! [`session`] feeds lines and octets to the states; [`greeting`], [`transaction`] and [`reception`] are the states
 //! before, in and after the envelope, one type each; [`context`] is what they share; [`command`] and [`data`] parse.
 //! No socket, no TLS, no policy and no spool here: they are asked for.
-mod base64;
 mod command;
 mod context;
 mod data;

@@ -1,11 +1,11 @@
 //! The fields a host adds to what it receives: Received (RFC 5321 4.4) and the supplemental field that carries
 //! recipient and chosen metadata as base64 JSON (core.md 2.1). Nothing here decides whether they are added.
-use super::base64;
 use crate::address::Mailbox;
 use crate::date;
 use crate::id::SpoolId;
 use crate::message::Meta;
 use crate::port::TlsInfo;
+use crate::smtp::base64;
 use crate::time::Wall;
 use alloc::format;
 use alloc::string::String;
