@@ -17,6 +17,9 @@ const OK: Outcome = Outcome::Delivered(ReplyCode { code: 250, enhanced: None });
 const LATER: Outcome = Outcome::Deferred(ReplyCode { code: 451, enhanced: None });
 const NEVER_EVER: Outcome = Outcome::Refused(ReplyCode { code: 550, enhanced: None });
 
+/// What a peer makes of the recipients it is given, by ready queue.
+type Peer = Box<dyn FnMut(&str, &RecipientSet) -> Outcomes>;
+
 /// What the outside does. Defaults: everything works.
 struct Outside {
     queue: QueueConfig,
@@ -26,7 +29,7 @@ struct Outside {
     config_fails: bool,
     resolution: fn(&str) -> Resolution,
     connect: fn(u64) -> Option<CloseCause>,
-    outcome: Box<dyn FnMut(&str, &RecipientSet) -> Outcomes>,
+    outcome: Peer,
     store_fails: bool,
     until: Option<Wall>,
     requeue: RequeueAnswer,
