@@ -22,7 +22,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, CommonState, ProtocolVersion, RootCertStore, ServerConfig};
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, PoisonError, RwLock};
 
 const PROTOCOL_VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&TLS13, &TLS12];
@@ -74,15 +75,17 @@ impl TlsConfigurations {
             None => self.self_signed(&accept.hostname)?,
         };
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
-        match servers.get_mut(accept) {
-            Some(kept) if accept.certificate.is_none() => return Ok(kept.clone()),
-            Some(stale) => *stale = made.clone(),
-            None if servers.len() >= TLS_SERVER_CERTIFICATES => {
-                let advice = "use fewer different certificates and host names for listeners";
-                let text = format!("{TLS_SERVER_CERTIFICATES} server certificates are in use: {advice}");
-                return Err(tls_error(text));
+        let is_full = servers.len() >= TLS_SERVER_CERTIFICATES;
+        match servers.entry(accept.clone()) {
+            Entry::Occupied(kept) if accept.certificate.is_none() => return Ok(kept.get().clone()),
+            Entry::Occupied(mut stale) => drop(stale.insert(made.clone())),
+            Entry::Vacant(_) if is_full => {
+                let advice = "give listeners fewer different certificates and host names";
+                return Err(tls_error(format!(
+                    "{TLS_SERVER_CERTIFICATES} server certificates are in use: {advice}"
+                )));
             }
-            None => drop(servers.insert(accept.clone(), made.clone())),
+            Entry::Vacant(free) => drop(free.insert(made.clone())),
         }
         Ok(made)
     }
@@ -151,7 +154,7 @@ pub fn server_name(connect: &TlsConnect) -> Result<ServerName<'static>, NetError
     match (ServerName::try_from(server_name.clone()), verification) {
         (Ok(name), _) => Ok(name),
         // rustls sends no server name indication for an address.
-        (Err(_), TlsVerification::None) => Ok(ServerName::from(std::net::IpAddr::from(Ipv4Addr::UNSPECIFIED))),
+        (Err(_), TlsVerification::None) => Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED).into()),
         (Err(_), TlsVerification::Full) => Err(tls_error(format!(
             "{server_name:?} is neither a host name nor an address, so no certificate can be verified \
              against it: correct the MX record or don't require a verified certificate"

@@ -4,7 +4,7 @@
 //! can't be read is empty. Decides nothing: trust is rustls's.
 use kumo_core::limits::{TLS_SUBJECT_ATTRIBUTE_CHARS, TLS_SUBJECT_ATTRIBUTES};
 use yasna::models::ObjectIdentifier;
-use yasna::{ASN1Result, BERReader, BERReaderSeq, Tag};
+use yasna::{ASN1Result, BERReaderSeq, Tag};
 
 /// RFC 4519 short names, by object identifier.
 const SHORT_NAMES: &[(&[u64], &str)] = &[
@@ -34,7 +34,7 @@ pub(super) fn subject(certificate: &[u8]) -> Vec<String> {
 
 /// RFC 5280 4.1: version, serial number, algorithm, issuer, validity, subject, key, extensions.
 fn signed_part(fields: &mut BERReaderSeq<'_, '_>) -> ASN1Result<Vec<String>> {
-    fields.read_optional(|version| version.read_tagged(Tag::context(0), BERReader::read_der))?;
+    fields.read_optional(|version| version.read_tagged(Tag::context(0), |inner| inner.read_der()))?;
     skip(fields, 4)?;
     let mut attributes = Vec::new();
     fields.next().read_sequence_of(|set| {
@@ -44,7 +44,7 @@ fn signed_part(fields: &mut BERReaderSeq<'_, '_>) -> ASN1Result<Vec<String>> {
         })
     })?;
     skip(fields, 1)?;
-    while fields.read_optional(BERReader::read_der)?.is_some() {}
+    while fields.read_optional(|extra| extra.read_der())?.is_some() {}
     Ok(attributes)
 }
 
