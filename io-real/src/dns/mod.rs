@@ -8,9 +8,7 @@ mod named;
 #[cfg(test)]
 mod tests;
 
-use hickory_resolver::config::{
-    NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
-};
+use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError as Refusal, NetError};
@@ -38,7 +36,9 @@ impl RealResolver {
     /// Asks the servers of `/etc/resolv.conf`, with its timeout and attempts; `/etc/hosts` goes first.
     pub fn from_system() -> Result<RealResolver, DnsError> {
         let (config, options) = system_conf::read_system_conf().map_err(|error| {
-            DnsError::Failed(format!("/etc/resolv.conf: {error}: name a server in it, or in the policy"))
+            DnsError::Failed(format!(
+                "/etc/resolv.conf: {error}: name a server in it, or in the policy"
+            ))
         })?;
         RealResolver::build(config, options, system_hosts())
     }
@@ -110,7 +110,9 @@ impl Resolver for RealResolver {
             Ok(lookup) => Ok(mx_answer(mx_records(&lookup), remaining(&lookup))),
             Err(error) => match absence(&error) {
                 // A name that only /etc/hosts knows does exist.
-                Some(Absence::Name) if self.is_in_hosts(&name) => Ok(mx_answer(Vec::new(), UNTOLD_TTL)),
+                Some(Absence::Name) if self.is_in_hosts(&name) => {
+                    Ok(mx_answer(Vec::new(), UNTOLD_TTL))
+                }
                 Some(Absence::Name) => Err(DnsError::NoSuchDomain(domain.into())),
                 Some(Absence::Records(ttl)) => Ok(mx_answer(Vec::new(), ttl)),
                 None => Err(failed(domain, RecordType::MX, &error)),

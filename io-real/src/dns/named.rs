@@ -52,7 +52,8 @@ impl Named {
     fn wait_until_it_answers(&mut self) {
         let began = Instant::now();
         loop {
-            let log = fs::read_to_string(self.directory.path().join("named.log")).expect("log read");
+            let log =
+                fs::read_to_string(self.directory.path().join("named.log")).expect("log read");
             if log.lines().any(|line| line.ends_with(" running")) {
                 TcpStream::connect(self.address).expect("named runs, so it listens");
                 return;

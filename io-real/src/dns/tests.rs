@@ -44,11 +44,9 @@ fn hosts(text: &str) -> Hosts {
 }
 
 fn impatient(server: SocketAddr) -> RealResolver {
-    let options = ResolverOpts {
-        timeout: Duration::from_millis(200),
-        attempts: 1,
-        ..ResolverOpts::default()
-    };
+    let mut options = ResolverOpts::default();
+    options.timeout = Duration::from_millis(200);
+    options.attempts = 1;
     RealResolver::build(configuration(vec![server]), options, Hosts::default()).expect("built")
 }
 

@@ -68,8 +68,7 @@ impl Journal {
 
     fn open_segment(&self, number: u64) -> Result<Segment, String> {
         let path = self.path(number);
-        fs::create_dir_all(&self.directory)
-            .map_err(explain("make directory", &self.directory))?;
+        fs::create_dir_all(&self.directory).map_err(explain("make directory", &self.directory))?;
         let opened = OpenOptions::new().append(true).create(true).open(&path);
         let file = opened.map_err(explain("open", &path))?;
         let octets = file.metadata().map_err(explain("look at", &path))?.len();

@@ -4,6 +4,8 @@
 //! Names the file in every error. Decides neither what is delivered nor when a journal is cut.
 mod journal;
 mod maildir;
+#[cfg(test)]
+mod tests;
 
 use journal::Journal;
 use kumo_core::port::{Files, MaildirDelivery};

@@ -15,11 +15,17 @@ pub(super) fn net_error(tried: impl std::fmt::Display, error: &io::Error) -> Net
 }
 
 /// Of connecting, from a socket that is bound if it has to be.
-pub(super) fn connect_error(remote: SocketAddr, source: Option<IpAddr>, error: &io::Error) -> NetError {
+pub(super) fn connect_error(
+    remote: SocketAddr,
+    source: Option<IpAddr>,
+    error: &io::Error,
+) -> NetError {
     let tried = attempt(remote, source);
     match kind(error) {
         // After a successful bind these say that the kernel has no port left for us.
-        NetErrorKind::AddressNotAvailable | NetErrorKind::AddressInUse => ports_used_up(&tried, error),
+        NetErrorKind::AddressNotAvailable | NetErrorKind::AddressInUse => {
+            ports_used_up(&tried, error)
+        }
         _ => net_error(tried, error),
     }
 }
@@ -41,14 +47,17 @@ fn attempt(remote: SocketAddr, source: Option<IpAddr>) -> String {
 }
 
 fn ports_used_up(tried: &str, error: &io::Error) -> NetError {
-    let advice = "all local ports are in use: widen net.ipv4.ip_local_port_range or limit connections";
+    let advice =
+        "all local ports are in use: widen net.ipv4.ip_local_port_range or limit connections";
     NetError { kind: NetErrorKind::Exhausted, text: format!("{tried}: {error}: {advice}") }
 }
 
 pub(super) fn kind(error: &io::Error) -> NetErrorKind {
     match error.raw_os_error() {
         Some(code) => kind_of_code(code),
-        None if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => NetErrorKind::Tls,
+        None if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+            NetErrorKind::Tls
+        }
         None => match error.kind() {
             io::ErrorKind::UnexpectedEof
             | io::ErrorKind::BrokenPipe
@@ -82,15 +91,19 @@ fn advice(kind: NetErrorKind, error: &io::Error) -> Option<&'static str> {
         (NetErrorKind::AddressInUse, _) => {
             Some("stop the process that listens there (`ss -ltnp` names it) or choose another port")
         }
-        (NetErrorKind::AddressNotAvailable, _) => {
-            Some("no interface has this address: add it (`ip address add`) or correct the configuration")
+        (NetErrorKind::AddressNotAvailable, _) => Some(
+            "no interface has this address: add it (`ip address add`) or correct the configuration",
+        ),
+        (_, Some(libc::EMFILE)) => {
+            Some("raise this process's limit of open files (LimitNOFILE, ulimit -n)")
         }
-        (_, Some(libc::EMFILE)) => Some("raise this process's limit of open files (LimitNOFILE, ulimit -n)"),
-        (_, Some(libc::ENFILE)) => Some("raise the system's limit of open files (sysctl fs.file-max)"),
+        (_, Some(libc::ENFILE)) => {
+            Some("raise the system's limit of open files (sysctl fs.file-max)")
+        }
         (_, Some(libc::ENOMEM | libc::ENOBUFS)) => Some("the kernel is out of memory for sockets"),
-        (_, Some(libc::EACCES)) => {
-            Some("a port below 1024 needs root or CAP_NET_BIND_SERVICE; otherwise a firewall says no")
-        }
+        (_, Some(libc::EACCES)) => Some(
+            "a port below 1024 needs root or CAP_NET_BIND_SERVICE; otherwise a firewall says no",
+        ),
         _ => None,
     }
 }

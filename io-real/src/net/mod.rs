@@ -80,7 +80,8 @@ fn outgoing_socket(remote: SocketAddr, source: Option<IpAddr>) -> Result<TcpSock
     let socket = new_socket(remote).map_err(|error| connect_error(remote, source, &error))?;
     if let Some(source) = source {
         if source.is_ipv4() != remote.is_ipv4() {
-            let text = format!("connect from {source} to {remote}: the two are of different families");
+            let text =
+                format!("connect from {source} to {remote}: the two are of different families");
             return Err(NetError { kind: NetErrorKind::Unreachable, text });
         }
         socket

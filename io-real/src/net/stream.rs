@@ -107,7 +107,8 @@ impl RealStream {
 }
 
 fn peer(tcp: &TcpStream) -> String {
-    tcp.peer_addr().map_or_else(|_| "a peer that is gone".into(), |peer| canonical(peer).to_string())
+    tcp.peer_addr()
+        .map_or_else(|_| "a peer that is gone".into(), |peer| canonical(peer).to_string())
 }
 
 /// Whatever ended a handshake, it is TLS that didn't come about; only our own want is another matter.

@@ -106,9 +106,8 @@ impl TlsConfigurations {
     }
 
     fn self_signed(&self, hostname: &str) -> Result<Arc<ServerConfig>, NetError> {
-        let wrong = |what: String| {
-            tls_error(format!("self-signed certificate for {hostname:?}: {what}"))
-        };
+        let wrong =
+            |what: String| tls_error(format!("self-signed certificate for {hostname:?}: {what}"));
         let made = || -> Result<_, rcgen::Error> {
             let mut parameters = rcgen::CertificateParams::new([hostname.to_owned()])?;
             parameters.distinguished_name = rcgen::DistinguishedName::new();

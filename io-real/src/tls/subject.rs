@@ -34,7 +34,8 @@ pub(super) fn subject(certificate: &[u8]) -> Vec<String> {
 
 /// RFC 5280 4.1: version, serial number, algorithm, issuer, validity, subject, key, extensions.
 fn signed_part(fields: &mut BERReaderSeq<'_, '_>) -> ASN1Result<Vec<String>> {
-    fields.read_optional(|version| version.read_tagged(Tag::context(0), |inner| inner.read_der()))?;
+    fields
+        .read_optional(|version| version.read_tagged(Tag::context(0), |inner| inner.read_der()))?;
     skip(fields, 4)?;
     let mut attributes = Vec::new();
     fields.next().read_sequence_of(|set| {
@@ -57,7 +58,8 @@ fn type_and_value(fields: &mut BERReaderSeq<'_, '_>) -> ASN1Result<String> {
 }
 
 fn type_name(kind: &ObjectIdentifier) -> String {
-    let known = SHORT_NAMES.iter().find(|(identifier, _)| *identifier == kind.components().as_slice());
+    let known =
+        SHORT_NAMES.iter().find(|(identifier, _)| *identifier == kind.components().as_slice());
     known.map_or_else(|| kind.to_string(), |(_, name)| (*name).to_owned())
 }
 
@@ -100,8 +102,9 @@ mod tests {
     #[test]
     fn a_huge_subject_is_cut() {
         let long = "a".repeat(5_000);
-        let many: Vec<_> =
-            (0..40).map(|n| (DnType::CustomDnType(vec![2, 5, 4, 200 + n]), long.as_str())).collect();
+        let many: Vec<_> = (0..40)
+            .map(|n| (DnType::CustomDnType(vec![2, 5, 4, 200 + n]), long.as_str()))
+            .collect();
         let attributes = subject(&certificate(&many));
         assert_eq!(attributes.len(), TLS_SUBJECT_ATTRIBUTES);
         assert!(attributes.iter().all(|text| text.len() == TLS_SUBJECT_ATTRIBUTE_CHARS));

@@ -37,7 +37,8 @@ pub(super) fn roots(chosen: Option<OsString>, bundle: &Path) -> Result<RootCertS
 /// A certificate that can't be an anchor is passed over; a file without any is an error.
 fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), NetError> {
     let wrong = |what: String| {
-        let advice = "it must hold CA certificates in PEM (`apt install ca-certificates`, or SSL_CERT_FILE)";
+        let advice =
+            "it must hold CA certificates in PEM (`apt install ca-certificates`, or SSL_CERT_FILE)";
         tls_error(format!("trust anchors {}: {what}: {advice}", path.display()))
     };
     let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(path)
