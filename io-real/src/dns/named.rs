@@ -22,7 +22,8 @@ impl Named {
         let address = free_address();
         let mut configuration = format!(
             "options {{ directory \"{}\"; pid-file none; session-keyfile none; listen-on-v6 {{ none; }};\n\
-             listen-on port {} {{ 127.0.0.1; }}; recursion no; dnssec-validation no; notify no; }};\n\
+             listen-on port {} {{ 127.0.0.1; }}; recursion no; dnssec-validation no; notify no;\n\
+             check-names primary ignore; check-integrity no; }};\n\
              controls {{ }};\n",
             path.display(),
             address.port()

@@ -53,7 +53,7 @@ impl RealStream {
         RealStream { transport, tls, read_room: READ_CHUNK_OCTETS_MIN }
     }
 
-    fn tcp(&self) -> &TcpStream {
+    pub(super) fn tcp(&self) -> &TcpStream {
         match &self.transport {
             Transport::Plain(tcp) => tcp,
             Transport::TlsClient(tls) => tls.get_ref().0,
@@ -61,7 +61,7 @@ impl RealStream {
         }
     }
 
-    fn tcp_mut(&mut self) -> &mut TcpStream {
+    pub(super) fn tcp_mut(&mut self) -> &mut TcpStream {
         match &mut self.transport {
             Transport::Plain(tcp) => tcp,
             Transport::TlsClient(tls) => tls.get_mut().0,

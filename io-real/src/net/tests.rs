@@ -5,7 +5,7 @@ use kumo_core::limits::READ_CHUNK_OCTETS;
 use kumo_core::port::{Stream, TlsConnect, TlsInfo, TlsVerification};
 use std::future::Future;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -349,7 +349,7 @@ async fn tls_inside_tls_is_refused() {
 async fn a_peer_that_leaves_tls_without_close_notify_is_just_the_end() {
     let (mut client, mut server) = tls_pair().await;
     client.write_all(b"QUIT\r\n").await.expect("written");
-    client.tcp_mut().shutdown().await.expect("FIN sent");
+    tokio::io::AsyncWriteExt::shutdown(client.tcp_mut()).await.expect("FIN sent");
     assert_eq!(&read_exactly(&mut server, 6).await[..], b"QUIT\r\n");
     assert_eq!(in_time(server.read(&mut BytesMut::new())).await, Ok(0));
 }
@@ -379,26 +379,32 @@ async fn a_peer_that_reads_nothing_holds_up_a_shutdown_for_two_seconds_at_most()
     }
 }
 
+/// What an HTTP library sees of a stream.
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> [u8; 5] {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut request = [0; 5];
+    stream.read_exact(&mut request).await.expect("read");
+    let parts = [std::io::IoSlice::new(b"HTTP/1.1 "), std::io::IoSlice::new(b"200 OK")];
+    let written = stream.write_vectored(&parts).await.expect("written");
+    stream.write_all(&b"HTTP/1.1 200 OK"[written..]).await.expect("written");
+    stream.shutdown().await.expect("closed");
+    request
+}
+
+async fn request(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    stream.write_all(b"GET /").await.expect("written");
+    stream.flush().await.expect("flushed");
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.expect("read to a clean end");
+    reply
+}
+
 #[tokio::test]
 async fn a_stream_serves_those_who_know_only_async_read_and_write() {
-    for (sort, (mut client, mut server)) in both_sorts().await {
-        let served = tokio::spawn(async move {
-            let mut request = [0; 5];
-            server.read_exact(&mut request).await.expect("read");
-            let parts = [std::io::IoSlice::new(b"HTTP/1.1 "), std::io::IoSlice::new(b"200 OK")];
-            let mut left: usize = server.write_vectored(&parts).await.expect("written");
-            left = 15 - left;
-            let whole = b"HTTP/1.1 200 OK";
-            server.write_all(&whole[whole.len() - left..]).await.expect("written");
-            AsyncWriteExt::shutdown(&mut server).await.expect("closed");
-            request
-        });
-        AsyncWriteExt::write_all(&mut client, b"GET /").await.expect("written");
-        AsyncWriteExt::flush(&mut client).await.expect("flushed");
-        let mut reply = String::new();
-        in_time(client.read_to_string(&mut reply)).await.expect("read to a clean end");
-        assert_eq!(reply, "HTTP/1.1 200 OK", "{sort}");
-        assert_eq!(&in_time(served).await.expect("no panic"), b"GET /", "{sort}");
+    for (sort, (client, server)) in both_sorts().await {
+        let (reply, asked) = in_time(async { tokio::join!(request(client), serve(server)) }).await;
+        assert_eq!((reply.as_str(), &asked), ("HTTP/1.1 200 OK", b"GET /"), "{sort}");
     }
 }
 

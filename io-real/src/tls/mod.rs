@@ -71,7 +71,7 @@ impl TlsConfigurations {
     /// one in use stays. A certificate that we made ourselves stays the same as long as the process lives.
     pub fn prepare(&self, accept: &TlsAccept) -> Result<Arc<ServerConfig>, NetError> {
         let made = match &accept.certificate {
-            Some((certificate, key)) => self.from_files(certificate, key)?,
+            Some((certificate, key)) => self.file_configuration(certificate, key)?,
             None => self.self_signed(&accept.hostname)?,
         };
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
@@ -90,7 +90,7 @@ impl TlsConfigurations {
         Ok(made)
     }
 
-    fn from_files(&self, certificate: &str, key: &str) -> Result<Arc<ServerConfig>, NetError> {
+    fn file_configuration(&self, certificate: &str, key: &str) -> Result<Arc<ServerConfig>, NetError> {
         let wrong = |path: &str, what: String| tls_error(format!("TLS file {path}: {what}"));
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
             .and_then(Iterator::collect)

@@ -11,8 +11,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Authority {
+    fn new(name: &str) -> Authority {
         let mut parameters = CertificateParams::new([]).expect("parameters");
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         Authority(CertifiedIssuer::self_signed(parameters, key).expect("signed"))
@@ -64,9 +65,9 @@ async fn handshake(
 
 #[tokio::test]
 async fn full_verification_checks_chain_and_name_of_a_certificate_from_files() {
-    let (authority, directory) = (Authority::new(), scratch());
+    let (authority, directory) = (Authority::new("ours"), scratch());
     let ours = TlsConfigurations::new(authority.roots()).expect("set up");
-    let strangers = TlsConfigurations::new(Authority::new().roots()).expect("set up");
+    let strangers = TlsConfigurations::new(Authority::new("theirs").roots()).expect("set up");
     let files = authority.issue(directory.path(), "a", "mx.example.test");
     let server = ours.prepare(&accept(files)).expect("good files");
     for (configurations, name, verification, refusal) in [
@@ -93,7 +94,7 @@ async fn full_verification_checks_chain_and_name_of_a_certificate_from_files() {
 
 #[tokio::test]
 async fn tls_1_2_is_spoken_with_those_who_know_no_better() {
-    let ours = TlsConfigurations::new(Authority::new().roots()).expect("set up");
+    let ours = TlsConfigurations::new(Authority::new("ours").roots()).expect("set up");
     let key = KeyPair::generate().expect("a key");
     let parameters = CertificateParams::new(["old.example.test".to_owned()]).expect("a name");
     let certificate = parameters.self_signed(&key).expect("signed").der().clone();
@@ -138,7 +139,7 @@ async fn even_without_verification_the_peer_must_have_the_key_of_its_certificate
             .expect("known")
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(impostor));
-        let ours = TlsConfigurations::new(Authority::new().roots()).expect("set up");
+        let ours = TlsConfigurations::new(Authority::new("ours").roots()).expect("set up");
         let name = ServerName::try_from("mx.example.test").expect("a name");
         let client = ours.client(TlsVerification::None);
         let error = handshake(client, Arc::new(server), name).await.expect_err("no key");
@@ -148,7 +149,7 @@ async fn even_without_verification_the_peer_must_have_the_key_of_its_certificate
 
 #[test]
 fn files_that_do_not_do_are_named_with_what_is_wrong() {
-    let (authority, directory) = (Authority::new(), scratch());
+    let (authority, directory) = (Authority::new("ours"), scratch());
     let ours = TlsConfigurations::new(authority.roots()).expect("set up");
     let (certificate, key) = authority.issue(directory.path(), "a", "mx.example.test");
     let (_, other_key) = authority.issue(directory.path(), "b", "mx.example.test");
@@ -174,7 +175,7 @@ fn files_that_do_not_do_are_named_with_what_is_wrong() {
 
 #[test]
 fn a_renewed_certificate_is_taken_up_and_a_broken_one_is_not() {
-    let (authority, directory) = (Authority::new(), scratch());
+    let (authority, directory) = (Authority::new("ours"), scratch());
     let ours = TlsConfigurations::new(authority.roots()).expect("set up");
     let files = authority.issue(directory.path(), "a", "mx.example.test");
     let accept = accept(files.clone());
@@ -193,7 +194,7 @@ fn a_renewed_certificate_is_taken_up_and_a_broken_one_is_not() {
 
 #[test]
 fn a_self_signed_certificate_is_made_once_for_a_host_name_and_not_without_end() {
-    let ours = TlsConfigurations::new(Authority::new().roots()).expect("set up");
+    let ours = TlsConfigurations::new(Authority::new("ours").roots()).expect("set up");
     let accept = |hostname: String| TlsAccept { hostname, certificate: None };
     let first = ours.server(&accept("mx.example.test".into())).expect("made");
     let again = ours.prepare(&accept("mx.example.test".into())).expect("kept");
@@ -211,7 +212,7 @@ fn a_self_signed_certificate_is_made_once_for_a_host_name_and_not_without_end() 
 
 #[test]
 fn a_chosen_file_of_anchors_replaces_all_others() {
-    let (authority, directory) = (Authority::new(), scratch());
+    let (authority, directory) = (Authority::new("ours"), scratch());
     let (bundle, empty) = (directory.path().join("bundle"), directory.path().join("empty"));
     fs::write(&bundle, authority.0.pem()).expect("written");
     fs::write(&empty, "nothing here\n").expect("written");
