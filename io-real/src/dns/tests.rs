@@ -26,8 +26,9 @@ fn zone() -> String {
         only-text IN TXT \"no address here\"\n\
         xn--bcher-kva IN MX 10 mx1\n"
         .to_owned();
-    for n in 0..200 {
-        zone += &format!("many IN MX {} a-rather-long-name-{n}.example.test.\n", 200 - n);
+    // BIND takes 100 records of one name and type.
+    for n in 0..100 {
+        zone += &format!("many IN MX {} a-rather-long-name-{n}.example.test.\n", 100 - n);
         zone += &format!("many IN A 192.0.2.{n}\n");
     }
     zone
@@ -45,7 +46,7 @@ fn hosts(text: &str) -> Hosts {
 
 fn impatient(server: SocketAddr) -> RealResolver {
     let mut options = ResolverOpts::default();
-    options.timeout = Duration::from_millis(200);
+    options.timeout = Duration::from_secs(1);
     options.attempts = 1;
     RealResolver::build(configuration(vec![server]), options, Hosts::default()).expect("built")
 }
@@ -154,7 +155,7 @@ async fn a_truncated_answer_is_fetched_over_tcp_and_cut_to_our_limits() {
     let resolver = RealResolver::with_servers(vec![named.address]).expect("built");
     let answer = mx(&resolver, "many.example.test").await.expect("an answer");
     assert_eq!(answer.records.len(), MX_HOSTS);
-    let best = "a-rather-long-name-199.example.test";
+    let best = "a-rather-long-name-99.example.test";
     assert_eq!(pairs(&answer)[0], (1, best), "the best are kept");
     let answer = addresses(&resolver, "many.example.test", IpLookupStrategy::Ipv4Only).await;
     assert_eq!(answer.expect("an answer").addresses.len(), PLAN_ADDRESSES);
@@ -163,7 +164,7 @@ async fn a_truncated_answer_is_fetched_over_tcp_and_cut_to_our_limits() {
 #[tokio::test]
 async fn answers_are_cached_and_their_ttl_runs_down() {
     let named = named();
-    let resolver = RealResolver::with_servers(vec![named.address]).expect("built");
+    let resolver = impatient(named.address);
     let fresh = mx(&resolver, "example.test").await.expect("an answer");
     drop(named);
     tokio::time::sleep(Duration::from_millis(1_100)).await;

@@ -90,7 +90,11 @@ impl TlsConfigurations {
         Ok(made)
     }
 
-    fn file_configuration(&self, certificate: &str, key: &str) -> Result<Arc<ServerConfig>, NetError> {
+    fn file_configuration(
+        &self,
+        certificate: &str,
+        key: &str,
+    ) -> Result<Arc<ServerConfig>, NetError> {
         let wrong = |path: &str, what: String| tls_error(format!("TLS file {path}: {what}"));
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
             .and_then(Iterator::collect)
