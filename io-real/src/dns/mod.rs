@@ -26,6 +26,9 @@ use std::time::Instant;
 /// For an absence whose zone doesn't say how long to believe it (RFC 2308 asks for an SOA), and for literals.
 const UNTOLD_TTL: Duration = Duration::from_secs(60);
 
+/// Questions under way on one TCP connection to a server. hickory's 32 would fail look-ups that come in a burst.
+const TCP_REQUESTS: usize = 1_024;
+
 /// A stub resolver: asks recursive name servers.
 pub struct RealResolver {
     resolver: TokioResolver,
@@ -58,6 +61,7 @@ impl RealResolver {
     ) -> Result<RealResolver, DnsError> {
         options.edns0 = true;
         options.use_hosts_file = ResolveHosts::Never; // `hosts` replaces it.
+        options.max_active_requests = TCP_REQUESTS;
         let provider = TokioRuntimeProvider::default();
         let mut resolver = TokioResolver::builder_with_config(config, provider)
             .with_options(options)

@@ -22,6 +22,7 @@ fn zone() -> String {
         domain-alias IN CNAME @\n\
         dangling IN CNAME gone\n\
         null IN MX 0 .\n\
+        *.wild IN MX 10 mx1\n\
         under_score IN MX 5 _weird.mx_\n\
         only-text IN TXT \"no address here\"\n\
         xn--bcher-kva IN MX 10 mx1\n"
@@ -173,6 +174,22 @@ async fn answers_are_cached_and_their_ttl_runs_down() {
     assert!(cached.ttl < fresh.ttl, "{:?} {:?}", cached.ttl, fresh.ttl);
     let uncached = mx(&resolver, "null.example.test").await;
     assert!(matches!(uncached, Err(DnsError::Failed(_))), "{uncached:?}");
+}
+
+#[tokio::test]
+async fn a_thousand_look_ups_at_once_all_get_their_answer() {
+    let named = named();
+    let resolver = Arc::new(RealResolver::with_servers(vec![named.address]).expect("built"));
+    let tasks: Vec<_> = (0..1_000)
+        .map(|n| {
+            let resolver = resolver.clone();
+            tokio::spawn(async move { mx(&resolver, &format!("n{n}.wild.example.test")).await })
+        })
+        .collect();
+    for task in tasks {
+        let answer = task.await.expect("no panic").expect("an answer");
+        assert_eq!(pairs(&answer), [(10, "mx1.example.test")]);
+    }
 }
 
 #[tokio::test]
