@@ -1,7 +1,7 @@
 //! The `Resolver` port over hickory: MX and address look-ups, cached by their TTL.
 //!
-//! Invariant: only a resolver that answered NXDOMAIN makes a name non-existent; every other trouble is
-//! [`DnsError::Failed`]. Names are absolute: search domains never apply. Nothing is validated by DNSSEC yet, so
+//! Invariant: only NXDOMAIN, or RFC 6761 for the likes of `.invalid`, makes a name non-existent; every other trouble
+//! is [`DnsError::Failed`]. Names are absolute: search domains never apply. Nothing is validated by DNSSEC yet, so
 //! nothing claims to be secure.
 #[cfg(test)]
 mod named;
