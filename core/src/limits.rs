@@ -62,6 +62,12 @@ pub const BATCH_OCTETS: usize = 8 * 1024 * 1024;
 /// Submissions waiting for the committer; more are refused with 451.
 pub const COMMIT_BACKLOG: usize = 65_536;
 
+/// Certificates a server keeps ready, each for one listener's settings.
+pub const TLS_SERVER_CERTIFICATES: usize = 1_024;
+/// What is kept of the subject of a peer's certificate.
+pub const TLS_SUBJECT_ATTRIBUTES: usize = 16;
+pub const TLS_SUBJECT_ATTRIBUTE_CHARS: usize = 256;
+
 /// A spool record's value.
 pub const RECORD_OCTETS: usize = 128 * 1024 * 1024;
 /// One entry of the journal.

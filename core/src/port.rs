@@ -194,7 +194,7 @@ pub struct TlsConnect {
 }
 
 /// Where a server's certificate and key come from; `None`: made at start, self-signed for `hostname`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TlsAccept {
     pub hostname: String,
     pub certificate: Option<(String, String)>,
