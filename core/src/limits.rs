@@ -42,6 +42,8 @@ pub const CONCLUDING_BOUNCES: usize = 256;
 pub const ADMIN_ENTRIES: usize = 10_000;
 /// Egress sources in one pool.
 pub const POOL_ENTRIES: usize = 10_000;
+/// Sites whose TLS was found broken and is avoided for a while.
+pub const BROKEN_TLS_SITES: usize = 100_000;
 /// MX hosts of a domain that are looked at.
 pub const MX_HOSTS: usize = 64;
 /// Addresses of one connection plan.
