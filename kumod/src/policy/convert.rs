@@ -140,9 +140,9 @@ pub fn show(value: &Lv) -> String {
         Lv::Boolean(value) => format!("the boolean {value}"),
         Lv::Integer(value) => format!("the number {value}"),
         Lv::Number(value) => format!("the number {value}"),
-        Lv::UserData(data) => match data.type_name() {
-            Ok(Some(name)) => format!("a {}", &*name.to_string_lossy()),
-            _ => "a userdata".into(),
+        Lv::UserData(_) => match value.to_string() {
+            Ok(text) => format!("the object {text}"),
+            Err(_) => "an object".into(),
         },
         other => format!("a {}", other.type_name()),
     }
