@@ -42,6 +42,13 @@ pub const PLAN_ADDRESSES: usize = 64;
 /// Received header fields before a message counts as looping (RFC 5321 6.3 asks for at least 100).
 pub const RECEIVED_FIELDS: usize = 100;
 
+/// Items of one list, or keys of one table, in what policy hands to a constructor.
+pub const OPTION_ITEMS: usize = 65_536;
+/// Errors, and warnings, that are told about one constructor's table.
+pub const OPTION_NOTES: usize = 64;
+/// The longest time policy may ask for: 100 years. Sums of a few such times never overflow.
+pub const OPTION_SECONDS: u64 = 100 * 31_557_600;
+
 /// One batch of the committer, whichever is reached first.
 pub const BATCH_SUBMISSIONS: usize = 512;
 pub const BATCH_OCTETS: usize = 8 * 1024 * 1024;

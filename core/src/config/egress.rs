@@ -1,12 +1,21 @@
-//! `kumo.make_egress_path`, `make_egress_source`, `make_egress_pool` (core.md 3.4, seed.md 12).
+//! `kumo.make_egress_path`, `make_egress_source`, `make_egress_pool` (core.md 3.4, seed.md 12): types, defaults and
+//! how they are read. Resolving pools to sources is the engine's business.
+use super::options::{self, Constructed, OptionTable};
 use super::rate::{LimitSpec, ThrottleSpec};
+use super::read::{self, Form, Report, Table, is_host_name};
+use super::{fields, name_forms};
+use crate::limits;
 use crate::time::Duration;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
+use core::fmt;
 use core::net::IpAddr;
+use core::str::FromStr;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EnableTls {
@@ -33,8 +42,11 @@ pub enum IpLookupStrategy {
     Ipv4ThenIpv6,
 }
 
-/// An address block such as `127.0.0.0/8`; a bare address is its own block.
+name_forms!(EnableTls, ReconnectStrategy, IpLookupStrategy);
+
+/// An address block such as `127.0.0.0/8`; a bare address is its own block. Serialised as its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Cidr {
     pub address: IpAddr,
     pub prefix: u8,
@@ -51,6 +63,66 @@ impl Cidr {
         };
         let ignored = u32::from(width - self.prefix.min(width));
         ignored == 128 || (ours >> ignored) == (theirs >> ignored)
+    }
+
+    fn width(address: IpAddr) -> u8 {
+        if address.is_ipv4() { 32 } else { 128 }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct CidrError(&'static str);
+
+impl FromStr for Cidr {
+    type Err = CidrError;
+    fn from_str(text: &str) -> Result<Cidr, CidrError> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        let address: IpAddr =
+            address.parse().map_err(|_| CidrError("no IP address stands before the /"))?;
+        let width = Cidr::width(address);
+        let prefix = prefix.map_or(Some(width), |digits| digits.parse().ok());
+        let prefix = prefix
+            .filter(|prefix| *prefix <= width)
+            .ok_or(CidrError("the prefix length goes to 32 for IPv4 and to 128 for IPv6"))?;
+        // Clients are compared in canonical form, so an IPv4 block in IPv6 clothes would match nobody.
+        match address.to_canonical() {
+            v4 @ IpAddr::V4(_) if address.is_ipv6() && prefix >= 96 => {
+                Ok(Cidr { address: v4, prefix: prefix - 96 })
+            }
+            _ => Ok(Cidr { address, prefix }),
+        }
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.prefix == Cidr::width(self.address) {
+            true => self.address.fmt(f),
+            false => write!(f, "{}/{}", self.address, self.prefix),
+        }
+    }
+}
+
+impl TryFrom<String> for Cidr {
+    type Error = CidrError;
+    fn try_from(text: String) -> Result<Cidr, CidrError> {
+        text.parse()
+    }
+}
+
+impl From<Cidr> for String {
+    fn from(block: Cidr) -> String {
+        block.to_string()
+    }
+}
+
+impl Form for Cidr {
+    fn read(value: Value, report: &mut Report) -> Option<Cidr> {
+        read::from_text(value, "an address or a block such as '10.0.0.0/8'", report)
     }
 }
 
@@ -72,18 +144,30 @@ pub struct EgressPath {
     pub enable_pipelining: bool,
     pub enable_rset: bool,
     pub use_lmtp: bool,
+    #[serde(with = "super::duration::text")]
     pub connect_timeout: Duration,
+    #[serde(with = "super::duration::text")]
     pub banner_timeout: Duration,
+    #[serde(with = "super::duration::text")]
     pub ehlo_timeout: Duration,
+    #[serde(with = "super::duration::text")]
     pub mail_from_timeout: Duration,
+    #[serde(with = "super::duration::text")]
     pub rcpt_to_timeout: Duration,
+    #[serde(with = "super::duration::text")]
     pub data_timeout: Duration,
     /// 600 s by default (D26).
+    #[serde(with = "super::duration::text")]
     pub data_dot_timeout: Duration,
+    #[serde(with = "super::duration::text")]
     pub rset_timeout: Duration,
+    #[serde(with = "super::duration::text")]
     pub idle_timeout: Duration,
+    #[serde(with = "super::duration::text")]
     pub starttls_timeout: Duration,
+    #[serde(with = "super::duration::text")]
     pub auth_timeout: Duration,
+    #[serde(with = "super::duration::optional_text")]
     pub system_shutdown_timeout: Option<Duration>,
     pub smtp_auth_plain_username: Option<Box<str>>,
     pub smtp_auth_plain_password: Option<Box<str>>,
@@ -96,8 +180,10 @@ pub struct EgressPath {
     pub ignore_8bit_checks: bool,
     pub reconnect_strategy: ReconnectStrategy,
     pub try_next_host_on_transport_error: bool,
+    #[serde(with = "super::duration::optional_text")]
     pub remember_broken_tls: Option<Duration>,
     pub opportunistic_tls_reconnect_on_failed_handshake: bool,
+    #[serde(with = "super::duration::text")]
     pub refresh_interval: Duration,
     pub provider_name: Option<Box<str>>,
     pub aggressive_connection_opening: bool,
@@ -163,12 +249,78 @@ impl Default for EgressPath {
     }
 }
 
+impl Constructed for EgressPath {
+    const OPTIONS: &'static OptionTable = &options::EGRESS_PATH;
+    fn read(table: &mut Table) -> EgressPath {
+        table.together("smtp_auth_plain_username", "smtp_auth_plain_password");
+        let mut path = fields!(table, EgressPath::default(), {
+            connection_limit additional_connection_limits max_connection_rate
+            max_deliveries_per_connection max_message_rate additional_message_rate_throttles
+            source_selection_rate additional_source_selection_rates max_ready
+            max_recipients_per_batch consecutive_connection_failures_before_delay smtp_port
+            enable_tls enable_pipelining enable_rset use_lmtp connect_timeout banner_timeout
+            ehlo_timeout mail_from_timeout rcpt_to_timeout data_timeout data_dot_timeout
+            rset_timeout idle_timeout starttls_timeout auth_timeout system_shutdown_timeout
+            smtp_auth_plain_username allow_smtp_auth_plain_without_tls
+            allow_smtp_auth_plain_without_valid_certificate ehlo_domain prohibited_hosts skip_hosts
+            ip_lookup_strategy ignore_8bit_checks reconnect_strategy
+            try_next_host_on_transport_error remember_broken_tls
+            opportunistic_tls_reconnect_on_failed_handshake refresh_interval provider_name
+            aggressive_connection_opening
+        });
+        path.smtp_auth_plain_password =
+            table.optional::<Secret>("smtp_auth_plain_password").map(|Secret(text)| text);
+        path.check(table);
+        path
+    }
+}
+
+impl EgressPath {
+    fn check(&self, table: &mut Table) {
+        for (key, number) in [
+            ("max_deliveries_per_connection", self.max_deliveries_per_connection),
+            ("max_ready", self.max_ready),
+            ("max_recipients_per_batch", self.max_recipients_per_batch),
+            ("smtp_port", u64::from(self.smtp_port)),
+        ] {
+            table.check(key, number > 0, "it must be at least 1");
+        }
+        table.check("refresh_interval", !self.refresh_interval.is_zero(), "it must be above 0");
+        check_ehlo_domain(table, self.ehlo_domain.as_deref());
+    }
+}
+
+fn check_ehlo_domain(table: &mut Table, domain: Option<&str>) {
+    let wrong = "it must be a host name or an address in [ ]";
+    table.check("ehlo_domain", domain.is_none_or(is_host_name), wrong);
+}
+
+/// `{ key_data = '…' }`. A plain text is never taken for the secret: in the reference it names a file.
+struct Secret(Box<str>);
+
+impl Form for Secret {
+    fn read(value: Value, report: &mut Report) -> Option<Secret> {
+        let key_data = match &value {
+            Value::Object(map) if map.len() == 1 => map.get("key_data").and_then(Value::as_str),
+            _ => None,
+        };
+        if key_data.is_none() {
+            // Not shown, since it may be a secret.
+            report.error(format_args!(
+                "expected {{ key_data = 'the secret' }}; the names of files and vaults aren't read"
+            ));
+        }
+        key_data.map(|secret| Secret(secret.into()))
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EgressSource {
     pub name: Box<str>,
     pub ehlo_domain: Option<Box<str>>,
     pub source_address: Option<IpAddr>,
     pub remote_port: Option<u16>,
+    #[serde(with = "super::duration::text")]
     pub ttl: Duration,
 }
 
@@ -185,6 +337,19 @@ impl EgressSource {
     }
 }
 
+impl Constructed for EgressSource {
+    const OPTIONS: &'static OptionTable = &options::EGRESS_SOURCE;
+    fn read(table: &mut Table) -> EgressSource {
+        let name = table.required_text("name");
+        let source = fields!(table, EgressSource::named(&name), {
+            ehlo_domain source_address remote_port ttl
+        });
+        table.check("remote_port", source.remote_port != Some(0), "it must be at least 1");
+        check_ehlo_domain(table, source.ehlo_domain.as_deref());
+        source
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PoolEntry {
     pub name: Box<str>,
@@ -196,12 +361,59 @@ pub struct PoolEntry {
 pub struct EgressPool {
     pub name: Box<str>,
     pub entries: Vec<PoolEntry>,
+    #[serde(with = "super::duration::text")]
     pub ttl: Duration,
+}
+
+impl Form for PoolEntry {
+    fn read(value: Value, report: &mut Report) -> Option<PoolEntry> {
+        let mut table = Table::open(value, &options::POOL_ENTRY, report)?;
+        let entry =
+            PoolEntry { name: table.required_text("name").into(), weight: table.or("weight", 1) };
+        table.finish();
+        Some(entry)
+    }
+}
+
+impl Constructed for EgressPool {
+    const OPTIONS: &'static OptionTable = &options::EGRESS_POOL;
+    fn read(table: &mut Table) -> EgressPool {
+        let name = table.required_text("name").into();
+        let entries: Vec<PoolEntry> = table.required("entries");
+        if entries.len() > limits::POOL_ENTRIES {
+            let most = limits::POOL_ENTRIES;
+            table.error("entries", format_args!("{} entries are more than {most}", entries.len()));
+        }
+        EgressPool { name, entries, ttl: table.or("ttl", Duration::from_secs(60)) }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blocks_are_read_and_rendered() {
+        for (text, rendered) in [
+            ("127.0.0.0/8", "127.0.0.0/8"),
+            ("10.1.2.3", "10.1.2.3"),
+            ("10.1.2.3/32", "10.1.2.3"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("::1", "::1"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("::/0", "::/0"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:10.0.0.1", "10.0.0.1"),
+        ] {
+            let block: Cidr = text.parse().expect(text);
+            assert_eq!(block.to_string(), rendered);
+            assert_eq!(rendered.parse(), Ok(block));
+        }
+        for wrong in ["", "/8", "10.0.0.0/33", "::/129", "10.0.0/8", "a/8", "1.2.3.4/", "1.2.3.4/x"]
+        {
+            assert!(wrong.parse::<Cidr>().is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_block_contains_its_addresses_and_no_others() {

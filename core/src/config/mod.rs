@@ -1,15 +1,42 @@
 //! The types behind the policy's constructors, one file each; [`options`] is the table that says what every key
 //! does. Values arrive as JSON (the policy layer converts Lua tables) and are parsed strictly: an unknown key is
 //! an error that names the nearest known one. Nothing here reads files or runs Lua.
+pub mod duration;
 pub mod egress;
 pub mod listener;
 pub mod options;
 pub mod queue;
 pub mod rate;
+pub mod read;
 pub mod service;
+#[cfg(test)]
+mod tests;
 
 pub use egress::{EgressPath, EgressPool, EgressSource, PoolEntry};
 pub use listener::{EsmtpListener, HttpListener, ListenerDomain};
 pub use queue::QueueConfig;
 pub use rate::{LimitSpec, ThrottleSpec};
 pub use service::{LocalLogs, RocksParams, SpoolDefinition, SpoolKind};
+
+/// `fields!(table, Default::default(), { key … })`: each key sets the field of its name.
+macro_rules! fields {
+    ($table:expr, $default:expr, { $($field:ident)* }) => {{
+        let mut value = $default;
+        $($table.set(stringify!($field), &mut value.$field);)*
+        value
+    }};
+}
+
+/// Enumerations whose values are written as their names.
+macro_rules! name_forms {
+    ($($name:ty),+) => { $(impl $crate::config::read::Form for $name {
+        fn read(
+            value: serde_json::Value,
+            report: &mut $crate::config::read::Report,
+        ) -> Option<$name> {
+            $crate::config::read::from_name(&value, report)
+        }
+    })+ };
+}
+
+use {fields, name_forms};

@@ -1,20 +1,33 @@
-//! `kumo.make_queue_config`: a scheduled queue's options (core.md 3.2).
+//! `kumo.make_queue_config`: a scheduled queue's options (core.md 3.2), their defaults and how they are read.
+//! Path templates are expanded elsewhere.
+use super::fields;
+use super::options::{self, Constructed, OptionTable};
 use super::rate::ThrottleSpec;
+use super::read::{self, Form, Report, Table, is_host_name};
+use crate::limits;
 use crate::time::Duration;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv6Addr};
+use core::str::FromStr;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct QueueConfig {
+    #[serde(with = "super::duration::text")]
     pub retry_interval: Duration,
+    #[serde(with = "super::duration::optional_text")]
     pub max_retry_interval: Option<Duration>,
+    #[serde(with = "super::duration::text")]
     pub max_age: Duration,
     pub egress_pool: Option<Box<str>>,
     pub max_message_rate: Option<ThrottleSpec>,
     pub protocol: DeliveryProtocol,
+    #[serde(with = "super::duration::text")]
     pub reap_interval: Duration,
+    #[serde(with = "super::duration::text")]
     pub refresh_interval: Duration,
     pub provider_name: Option<Box<str>>,
 }
@@ -41,7 +54,7 @@ pub struct MxListEntry {
     /// What is shown and used for certificate names; for `[ip]` the text as written.
     pub name: Box<str>,
     /// A fixed address instead of a look-up.
-    pub address: Option<core::net::IpAddr>,
+    pub address: Option<IpAddr>,
     pub port: Option<u16>,
 }
 
@@ -59,4 +72,141 @@ impl Default for QueueConfig {
             provider_name: None,
         }
     }
+}
+
+impl Constructed for QueueConfig {
+    const OPTIONS: &'static OptionTable = &options::QUEUE_CONFIG;
+    fn read(table: &mut Table) -> QueueConfig {
+        let config = fields!(table, QueueConfig::default(), {
+            retry_interval max_retry_interval max_age egress_pool max_message_rate protocol
+            reap_interval refresh_interval provider_name
+        });
+        for (key, time) in [
+            ("retry_interval", Some(config.retry_interval)),
+            ("max_retry_interval", config.max_retry_interval),
+            ("refresh_interval", Some(config.refresh_interval)),
+        ] {
+            table.check(key, time != Some(Duration::ZERO), "it must be above 0");
+        }
+        config
+    }
+}
+
+impl Form for DeliveryProtocol {
+    fn read(value: Value, report: &mut Report) -> Option<DeliveryProtocol> {
+        let mut table = Table::open(value, &options::PROTOCOL, report)?;
+        let smtp: Option<MxList> = table.optional("smtp");
+        let path: Option<String> = table.optional("maildir_path");
+        let dir_mode = mode(&mut table, "dir_mode");
+        let file_mode = mode(&mut table, "file_mode");
+        if !table.finish() {
+            return None;
+        }
+        match (smtp, path) {
+            (Some(MxList(mx_list)), None) if dir_mode.or(file_mode).is_none() => {
+                Some(DeliveryProtocol::Smtp { mx_list })
+            }
+            (None, Some(path)) if !path.is_empty() => {
+                Some(DeliveryProtocol::Maildir { path, dir_mode, file_mode })
+            }
+            _ => {
+                report.error(format_args!(
+                    "expected either smtp, or maildir_path with an optional dir_mode and file_mode"
+                ));
+                None
+            }
+        }
+    }
+}
+
+fn mode(table: &mut Table, key: &'static str) -> Option<u32> {
+    let mode: Option<u32> = table.optional(key);
+    let wrong = "it must be at most 7777 octal; write tonumber('755', 8)";
+    table.check(key, mode.is_none_or(|mode| mode <= 0o7777), wrong);
+    mode
+}
+
+/// The table under `smtp`.
+struct MxList(Vec<MxListEntry>);
+
+impl Form for MxList {
+    fn read(value: Value, report: &mut Report) -> Option<MxList> {
+        let mut table = Table::open(value, &options::SMTP, report)?;
+        let list: Vec<MxListEntry> = table.or("mx_list", Vec::new());
+        if list.len() > limits::MX_HOSTS {
+            let most = limits::MX_HOSTS;
+            table.error("mx_list", format_args!("{} hosts are more than {most}", list.len()));
+        }
+        table.finish();
+        Some(MxList(list))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct MxListError(&'static str);
+
+impl FromStr for MxListEntry {
+    type Err = MxListError;
+    fn from_str(text: &str) -> Result<MxListEntry, MxListError> {
+        let (host, port) = split_port(text)?;
+        let address = match host.strip_prefix('[') {
+            Some(literal) => Some(address_literal(literal.strip_suffix(']'))?),
+            None if host.parse::<IpAddr>().is_ok() => {
+                return Err(MxListError("an address stands in [ ]"));
+            }
+            None => None,
+        };
+        match is_host_name(host) && (address.is_some() || !host.contains(['[', ']', ':'])) {
+            true => Ok(MxListEntry { name: host.into(), address, port }),
+            false => Err(MxListError("it isn't a host name")),
+        }
+    }
+}
+
+/// A port is what follows the last colon that isn't inside `[ ]`.
+fn split_port(text: &str) -> Result<(&str, Option<u16>), MxListError> {
+    match text.rsplit_once(':') {
+        Some((host, port))
+            if !port.contains(']') && (!host.contains(':') || host.ends_with(']')) =>
+        {
+            let port = port.parse().ok().filter(|port| *port != 0);
+            Ok((host, Some(port.ok_or(MxListError("a port is a number from 1 to 65535"))?)))
+        }
+        _ => Ok((text, None)),
+    }
+}
+
+/// What stands in `[ ]`; SMTP's own form says `IPv6:` (RFC 5321 4.1.3).
+fn address_literal(inside: Option<&str>) -> Result<IpAddr, MxListError> {
+    let wrong = MxListError("no IP address stands in [ ]");
+    let inside = inside.ok_or(MxListError("the ] is missing"))?;
+    match inside.get(..5).filter(|tag| tag.eq_ignore_ascii_case("IPv6:")) {
+        Some(tag) => inside[tag.len()..].parse::<Ipv6Addr>().map(IpAddr::V6).map_err(|_| wrong),
+        None => inside.parse().map_err(|_| wrong),
+    }
+}
+
+impl Form for MxListEntry {
+    fn read(value: Value, report: &mut Report) -> Option<MxListEntry> {
+        if value.is_object() {
+            return named_address(value, report);
+        }
+        read::from_text(
+            value,
+            "a host: 'name', 'name:port', '[ip]', '[ip]:port' or { name, addr }",
+            report,
+        )
+    }
+}
+
+/// `{ name = 'mx.example.com', addr = '10.0.0.1' }`
+fn named_address(value: Value, report: &mut Report) -> Option<MxListEntry> {
+    let mut table = Table::open(value, &options::MX_LIST, report)?;
+    let name = table.required_text("name");
+    table.check("name", name.is_empty() || is_host_name(&name), "it must be a host name");
+    table.require("addr");
+    let address = table.optional("addr");
+    table.finish();
+    Some(MxListEntry { name: name.into(), address, port: None })
 }

@@ -1,9 +1,16 @@
-//! `kumo.define_spool` with its `rocks_params`, and `kumo.configure_local_logs` (seed.md 1.1, 1.2; core.md 7.3).
+//! `kumo.define_spool` with its `rocks_params`, and `kumo.configure_local_logs` (seed.md 1.1, 1.2; core.md 7.3): types,
+//! defaults and how they are read. Nothing is opened here.
+use super::options::{self, Constructed, OptionTable};
+use super::read::{self, Form, Report, Table};
+use super::{fields, name_forms};
+use crate::log::RecordKind;
 use crate::time::Duration;
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SpoolKind {
@@ -11,6 +18,8 @@ pub enum SpoolKind {
     /// The default (D27).
     RocksDB,
 }
+
+name_forms!(SpoolKind);
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SpoolDefinition {
@@ -39,7 +48,9 @@ pub struct RocksParams {
     pub level0_stop_writes_trigger: Option<i32>,
     pub log_level: Option<String>,
     pub memtable_huge_page_size: Option<u64>,
+    #[serde(with = "super::duration::optional_text")]
     pub log_file_time_to_roll: Option<Duration>,
+    #[serde(with = "super::duration::optional_text")]
     pub obsolete_files_period: Option<Duration>,
 }
 
@@ -52,6 +63,7 @@ pub struct LocalLogs {
     pub back_pressure: u64,
     /// 0 is zstd's own default.
     pub compression_level: i32,
+    #[serde(with = "super::duration::optional_text")]
     pub max_segment_duration: Option<Duration>,
     pub meta: Vec<String>,
     pub headers: Vec<String>,
@@ -63,4 +75,146 @@ pub struct PerRecord {
     pub enable: bool,
     pub suffix: Option<String>,
     pub log_dir: Option<String>,
+}
+
+impl Constructed for SpoolDefinition {
+    const OPTIONS: &'static OptionTable = &options::SPOOL;
+    fn read(table: &mut Table) -> SpoolDefinition {
+        let rocks_params: Option<RocksParams> = table.optional("rocks_params");
+        let spool = SpoolDefinition {
+            name: table.required_text("name"),
+            path: table.required_text("path"),
+            kind: table.or("kind", SpoolKind::RocksDB),
+            flush: table.or("flush", true),
+            rocks_params: rocks_params.clone().unwrap_or_default(),
+        };
+        if !spool.flush {
+            let text =
+                "messages are accepted before they are on disk, and a power failure loses them";
+            table.warn("flush", format_args!("{text}"));
+        }
+        if rocks_params.is_some() && spool.kind == SpoolKind::LocalDisk {
+            table.warn("rocks_params", format_args!("it has no effect for kind = 'LocalDisk'"));
+        }
+        spool
+    }
+}
+
+impl Form for RocksParams {
+    fn read(value: Value, report: &mut Report) -> Option<RocksParams> {
+        let mut table = Table::open(value, &options::ROCKS_PARAMS, report)?;
+        let mut params = fields!(table, RocksParams::default(), {
+            increase_parallelism optimize_level_style_compaction
+            optimize_universal_style_compaction paranoid_checks compaction_readahead_size
+            level_compaction_dynamic_level_bytes max_open_files write_buffer_size
+            level0_stop_writes_trigger memtable_huge_page_size log_file_time_to_roll
+            obsolete_files_period
+        });
+        params.compression_type = compression_type(&mut table);
+        params.log_level = log_level(&mut table);
+        params.check(&mut table);
+        table.finish();
+        Some(params)
+    }
+}
+
+impl RocksParams {
+    fn check(&self, table: &mut Table) {
+        let exclusive = self.optimize_level_style_compaction.is_none()
+            || self.optimize_universal_style_compaction.is_none();
+        let wrong = "choose it or optimize_level_style_compaction, not both";
+        table.check("optimize_universal_style_compaction", exclusive, wrong);
+        for (key, number) in [
+            ("increase_parallelism", self.increase_parallelism),
+            ("level0_stop_writes_trigger", self.level0_stop_writes_trigger),
+        ] {
+            table.check(key, number.is_none_or(|number| number > 0), "it must be at least 1");
+        }
+        if self.paranoid_checks == Some(false) {
+            let text = "RocksDB then passes over I/O errors in flush and compaction";
+            table.warn("paranoid_checks", format_args!("{text}"));
+        }
+    }
+}
+
+/// Snappy isn't built in; Lz4 is as fast and compresses alike.
+fn compression_type(table: &mut Table) -> Option<String> {
+    let key = "compression_type";
+    let name: String = table.optional(key)?;
+    match name.as_str() {
+        "None" | "Lz4" | "Zstd" => return Some(name),
+        "Snappy" => table.warn(key, format_args!("kumod has no Snappy and uses Lz4")),
+        "Zlib" | "Bz2" | "Lz4hc" => {
+            table.error(key, format_args!("refused: kumod has no {name}; use None, Lz4 or Zstd"));
+        }
+        _ => table.error(key, format_args!("it is one of None, Lz4, Zstd")),
+    }
+    Some("Lz4".into())
+}
+
+fn log_level(table: &mut Table) -> Option<String> {
+    let level: String = table.optional("log_level")?;
+    let levels = ["Debug", "Info", "Warn", "Error", "Fatal", "Header"];
+    let wrong = "it is one of Debug, Info, Warn, Error, Fatal, Header";
+    table.check("log_level", levels.contains(&level.as_str()), wrong);
+    Some(level)
+}
+
+/// What zstd knows; 0 is its default.
+const COMPRESSION_LEVELS: core::ops::RangeInclusive<i32> = -7..=22;
+
+impl Constructed for LocalLogs {
+    const OPTIONS: &'static OptionTable = &options::LOCAL_LOGS;
+    fn read(table: &mut Table) -> LocalLogs {
+        let per_record: BTreeMap<Box<str>, PerRecord> = table.or("per_record", BTreeMap::new());
+        for name in per_record.keys() {
+            let known = &**name == "Any" || read::value::<RecordKind>(Value::from(&**name)).is_ok();
+            table.check(
+                "per_record",
+                known,
+                "its keys are Any and the record types, such as Delivery",
+            );
+        }
+        let logs = LocalLogs {
+            log_dir: table.required_text("log_dir"),
+            max_file_size: table.or("max_file_size", 1_000_000_000),
+            back_pressure: table.or("back_pressure", 128_000),
+            compression_level: table.or("compression_level", 0),
+            max_segment_duration: table.optional("max_segment_duration"),
+            meta: table.or("meta", Vec::new()),
+            headers: table.or("headers", Vec::new()),
+            per_record: per_record.into_iter().map(|(name, to)| (name.into(), to)).collect(),
+        };
+        logs.check(table);
+        logs
+    }
+}
+
+impl LocalLogs {
+    fn check(&self, table: &mut Table) {
+        let level = COMPRESSION_LEVELS.contains(&self.compression_level);
+        table.check("compression_level", level, "it is a number from -7 to 22");
+        for (key, number) in
+            [("max_file_size", self.max_file_size), ("back_pressure", self.back_pressure)]
+        {
+            table.check(key, number > 0, "it must be at least 1");
+        }
+        let lasting = self.max_segment_duration.is_none_or(|duration| !duration.is_zero());
+        table.check("max_segment_duration", lasting, "it must be above 0");
+    }
+}
+
+name_forms!(RecordKind);
+
+impl Form for PerRecord {
+    fn read(value: Value, report: &mut Report) -> Option<PerRecord> {
+        let mut table = Table::open(value, &options::PER_RECORD, report)?;
+        let record = PerRecord {
+            enable: table.or("enable", true),
+            suffix: table.optional("suffix"),
+            log_dir: table.optional("log_dir"),
+        };
+        table.finish();
+        Some(record)
+    }
 }
