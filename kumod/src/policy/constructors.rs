@@ -51,7 +51,7 @@ fn short_name<T: Constructed>() -> &'static str {
     T::CONSTRUCTOR.strip_prefix("kumo.").unwrap_or(T::CONSTRUCTOR)
 }
 
-fn make<T: Constructed + Send + 'static>(
+fn make<T: Constructed + Send + Sync + 'static>(
     lua: &Lua,
     kumo: &Table,
     program: &Arc<Program>,

@@ -35,8 +35,8 @@ pub fn parse(text: &str) -> Option<Wall> {
     };
     let days = days_since_1970(i64::from(date.year), i64::from(date.month), i64::from(date.day));
     let of_day = i64::from(time.hour) * 3600 + i64::from(time.minute) * 60;
-    let seconds = days * 86_400 + of_day + i64::from(time.second.unwrap_or(0)) - offset;
-    let nanos = i64::from(time.nanosecond.unwrap_or(0));
+    let seconds = days * 86_400 + of_day + i64::from(time.second) - offset;
+    let nanos = i64::from(time.nanosecond);
     Some(Wall(seconds.saturating_mul(1_000_000_000).saturating_add(nanos)))
 }
 

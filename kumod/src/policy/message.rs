@@ -140,7 +140,7 @@ impl UserData for MessageObject {
 }
 
 /// Every method, for error messages.
-const METHODS: [&str; 29] = [
+pub const METHODS: [&str; 29] = [
     "append_header",
     "get_all_headers",
     "get_all_named_header_values",

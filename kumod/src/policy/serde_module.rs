@@ -31,7 +31,7 @@ const ENCODERS: [(&str, Encode); 4] = [
 /// `kumo.serde.*`, and the same functions under their older names in `kumo`.
 pub fn register(lua: &Lua, kumo: &Table, budget: &Arc<Budget>) -> mlua::Result<()> {
     let serde = lua.create_table()?;
-    let mut add = |name: &str, function: Function| {
+    let add = |name: &str, function: Function| {
         kumo.raw_set(name, &function)?;
         serde.raw_set(name, function)
     };

@@ -11,14 +11,12 @@ use super::{engine, session};
 use kumo_core::engine::{Answer, Question};
 use kumo_core::message::Message;
 use kumo_core::smtp::server::{self, Handled};
-use kumo_core::{config, smtp};
 use kumo_driver::policy::{
     EngineAnswer, EngineHandled, EngineQuestion, Generated, Policy,
 };
 use mlua::MultiValue;
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 
 /// An operator's policy, ready to be asked.
 pub struct LuaPolicy {
