@@ -58,15 +58,20 @@ pub fn calling_line(lua: &Lua) -> Option<String> {
     (0..FRAMES).find_map(|level| lua.inspect_stack(level, position)?)
 }
 
-/// What our own Lua code is called; it is never the place of an operator's mistake.
+/// What our own Lua code is called, and mlua's; neither is ever the place of an operator's mistake.
 pub const OWN_CODE: &str = "[kumod]";
+const NOT_POLICY: [&str; 3] = [OWN_CODE, "__mlua", "[C]"];
 
 /// `FILE:LINE` of one frame; `None` for C and for our own code.
 pub fn position(frame: &mlua::debug::Debug<'_>) -> Option<String> {
     let line = frame.current_line()?;
     let source = frame.source();
-    let file = source.short_src.as_deref().filter(|file| *file != OWN_CODE)?;
+    let file = source.short_src.as_deref().filter(|file| is_policy(file))?;
     Some(format!("{file}:{line}"))
+}
+
+fn is_policy(frame: &str) -> bool {
+    !NOT_POLICY.iter().any(|other| frame.starts_with(other))
 }
 
 /// Where something went wrong, and what, out of what Lua reports. `None` as text stands for lack of memory.
@@ -92,7 +97,10 @@ pub fn describe(error: &mlua::Error) -> (Option<String>, Option<String>) {
         E::RuntimeError(text) | E::SyntaxError { message: text, .. } => {
             let (text, traceback) = text.split_once("\nstack traceback:").unwrap_or((text, ""));
             let (place, text) = split_place(text);
-            (place.or_else(|| first_line_in(traceback)), Some(text.into()))
+            let place = place.filter(|place| is_policy(place));
+            // Lua's buffers raise this as an ordinary error.
+            let text = (text != "not enough memory").then(|| text.to_string());
+            (place.or_else(|| first_line_in(traceback)), text)
         }
         E::MemoryError(_) => (None, None),
         E::FromLuaConversionError { from, to, .. } => {
@@ -104,7 +112,10 @@ pub fn describe(error: &mlua::Error) -> (Option<String>, Option<String>) {
 
 fn argument(error: &mlua::Error) -> String {
     match error {
-        mlua::Error::BadArgument { to: Some(to), pos, .. } => format!("argument {pos} of {to}"),
+        mlua::Error::BadArgument { to: Some(to), pos, .. } => {
+            let method = to.rsplit('.').next().unwrap_or(to);
+            format!("argument {pos} of {method}")
+        }
         mlua::Error::BadArgument { pos, .. } => format!("argument {pos}"),
         _ => "argument".into(),
     }
@@ -124,8 +135,8 @@ fn plain_type(rust: &str) -> &str {
 
 /// The first frame of a stack trace that has a line: the innermost one of Lua.
 pub fn first_line_in(traceback: &str) -> Option<String> {
-    let ours = |line: &&str| !line.starts_with("[C]") && !line.starts_with(OWN_CODE);
-    traceback.lines().map(str::trim).filter(ours).find_map(|line| split_place(line).0)
+    let frames = traceback.lines().map(str::trim).filter(|line| is_policy(line));
+    frames.into_iter().find_map(|line| split_place(line).0)
 }
 
 /// Splits `FILE:LINE: rest`.
