@@ -109,8 +109,13 @@ impl Budget {
         Ok(mlua::Error::external(first.get_or_insert(found).clone()))
     }
 
-    /// Charges for work that one of our functions does on behalf of policy.
-    pub fn charge_octets(self: &Arc<Budget>, lua: &Lua, octets: usize) -> mlua::Result<()> {
+    /// Charges for octets that one of our functions looks at one by one on behalf of policy.
+    pub fn charge_reading(self: &Arc<Budget>, lua: &Lua, octets: usize) -> mlua::Result<()> {
+        self.charge(lua, octets as u64)
+    }
+
+    /// Charges for octets that are only copied.
+    pub fn charge_copying(self: &Arc<Budget>, lua: &Lua, octets: usize) -> mlua::Result<()> {
         self.charge(lua, octets as u64 / OCTETS_PER_INSTRUCTION)
     }
 

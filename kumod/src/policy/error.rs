@@ -96,8 +96,7 @@ pub fn describe(error: &mlua::Error) -> (Option<String>, Option<String>) {
         },
         E::RuntimeError(text) | E::SyntaxError { message: text, .. } => {
             let (text, traceback) = text.split_once("\nstack traceback:").unwrap_or((text, ""));
-            let (place, text) = split_place(text);
-            let place = place.filter(|place| is_policy(place));
+            let (place, text) = innermost_place(text);
             // Lua's buffers raise this as an ordinary error.
             let text = (text != "not enough memory").then(|| text.to_string());
             (place.or_else(|| first_line_in(traceback)), text)
@@ -139,6 +138,19 @@ pub fn first_line_in(traceback: &str) -> Option<String> {
     frames.into_iter().find_map(|line| split_place(line).0)
 }
 
+/// Splits off every place that a text begins with: an error that is raised again gets another one in front.
+fn innermost_place(text: &str) -> (Option<String>, &str) {
+    let (mut innermost, mut rest) = (None, text);
+    while let (Some(place), after) = split_place(rest) {
+        if innermost.is_some() && place.contains(' ') {
+            break;
+        }
+        rest = after;
+        innermost = Some(place).filter(|place| is_policy(place)).or(innermost);
+    }
+    (innermost, rest)
+}
+
 /// Splits `FILE:LINE: rest`.
 fn split_place(text: &str) -> (Option<String>, &str) {
     for (at, _) in text.match_indices(": ") {
@@ -172,8 +184,21 @@ mod tests {
     }
 
     #[test]
+    fn an_error_raised_again_keeps_its_first_place() {
+        for (text, place, rest) in [
+            ("p.lua:9: p.lua:3: no", Some("p.lua:3"), "no"),
+            ("[kumod]:64: too large", None, "too large"),
+            ("p.lua:9: [kumod]:64: too large", Some("p.lua:9"), "too large"),
+            ("p.lua:9: bad line in x:5: y", Some("p.lua:9"), "bad line in x:5: y"),
+        ] {
+            assert_eq!(innermost_place(text), (place.map(String::from), rest), "{text}");
+        }
+    }
+
+    #[test]
     fn the_innermost_lua_frame_of_a_stack_trace_is_found() {
-        let trace = "stack traceback:\n\t[C]: in function 'kumo.reject'\n\tp.lua:7: in function <p.lua:6>";
+        let trace =
+            "stack traceback:\n\t[C]: in function 'kumo.reject'\n\tp.lua:7: in function <p.lua:6>";
         assert_eq!(first_line_in(trace).as_deref(), Some("p.lua:7"));
         assert_eq!(first_line_in("<traceback unavailable>"), None);
     }

@@ -51,7 +51,8 @@ fn budget_functions(lua: &Lua, budget: &Arc<Budget>) -> mlua::Result<Table> {
     let run_out = lua.create_function(move |lua, ()| Err::<(), _>(mine.run_out_of_memory(lua)?))?;
     functions.raw_set("run_out_of_memory", run_out)?;
     let mine = budget.clone();
-    functions.raw_set("is_exhausted", lua.create_function(move |_, ()| Ok(mine.is_exhausted()))?)?;
+    functions
+        .raw_set("is_exhausted", lua.create_function(move |_, ()| Ok(mine.is_exhausted()))?)?;
     Ok(functions)
 }
 

@@ -92,7 +92,8 @@ async fn a_message_cannot_grow_without_end() {
     let options = PolicyOptions { instructions: u64::MAX, ..OPTIONS };
     let policy = load_with(source, options).await.unwrap().policy;
     let mut message = message("");
-    message.body = [&b"A: b\r\n\r\n"[..], &vec![b'\n'; limits::RECORD_OCTETS - 1000]].concat().into();
+    message.body =
+        [&b"A: b\r\n\r\n"[..], &vec![b'\n'; limits::RECORD_OCTETS - 1000]].concat().into();
     let text = failure(ask(&policy, Asked::Data { message }).await.verdict);
     assert!(text.contains("policy.lua:3: the message would be"), "{text}");
     let message = super::message("");
@@ -105,7 +106,9 @@ async fn a_message_cannot_grow_without_end() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_long_call_lets_others_run_and_ends_at_its_deadline() {
-    let source = on_mail("if from.user == 'long' then while true do pcall(function() for i = 1, 1000 do end end) end end");
+    let source = on_mail(
+        "if from.user == 'long' then while true do pcall(function() for i = 1, 1000 do end end) end end",
+    );
     let options = PolicyOptions { instructions: u64::MAX, states: 1, ..OPTIONS };
     let policy = load_with(&source, options).await.unwrap().policy;
     let long = Asked::MailFrom { sender: ReversePath::parse("long@x.test").unwrap() };
@@ -124,9 +127,9 @@ async fn hooks_do_not_disturb_coroutines() {
     assert!(matches!(ask(&policy, mail_from()).await.verdict, Verdict::Proceed));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn calls_wait_for_a_state_and_then_get_it() {
-    let options = PolicyOptions { states: 1, ..OPTIONS };
+    let options = PolicyOptions { states: 2, ..OPTIONS };
     let source = on_mail("for i = 1, 100000 do end");
     let policy = std::sync::Arc::new(load_with(&source, options).await.unwrap().policy);
     let calls: Vec<_> = (0..20)
@@ -138,13 +141,14 @@ async fn calls_wait_for_a_state_and_then_get_it() {
     for call in calls {
         assert!(matches!(call.await.unwrap(), Verdict::Proceed));
     }
-    assert_eq!(policy.idle_states(), 1);
+    assert!((1..=2).contains(&policy.idle_states()));
 }
 
 #[tokio::test]
 async fn a_state_is_replaced_after_its_uses() {
     let options = PolicyOptions { uses: 5, ..OPTIONS };
-    let source = format!("local count = 0 {}", on_mail("count = count + 1 meta:set_meta('count', count)"));
+    let source =
+        format!("local count = 0 {}", on_mail("count = count + 1 meta:set_meta('count', count)"));
     let policy = load_with(&source, options).await.unwrap().policy;
     let mut counts = Vec::new();
     for _ in 0..6 {
