@@ -252,8 +252,11 @@ mod tests {
     }
 
     #[test]
-    fn deep_json_is_an_error() {
+    fn deep_values_are_errors() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         assert!(parse_json(&deep).unwrap_err().contains("recursion limit"));
+        assert!(parse_toml(&format!("a = {deep}")).is_err());
+        let dotted = format!("{}a = 1", "a.".repeat(100_000));
+        assert!(parse_toml(&dotted).is_err());
     }
 }
