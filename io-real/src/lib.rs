@@ -5,3 +5,5 @@
 //! - Nothing here decides anything about a message, and nothing the outside does panics the process.
 #[cfg(madsim)]
 compile_error!("kumo-io-real is the real world; the simulator must not compile it");
+
+pub mod spool;
