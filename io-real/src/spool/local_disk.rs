@@ -8,9 +8,7 @@ use super::store::{Backend, ScanRequest, Scanned, closed, io_error};
 use bytes::Bytes;
 use kumo_core::id::SpoolId;
 use kumo_core::limits;
-use kumo_core::port::{
-    Family, ScanPage, SpoolError, SpoolOperation, SpoolProperties, SyncMode,
-};
+use kumo_core::port::{Family, ScanPage, SpoolError, SpoolOperation, SpoolProperties, SyncMode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};

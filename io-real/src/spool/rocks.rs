@@ -18,8 +18,9 @@ use kumo_core::port::{
 use options::Leniency;
 use rocksdb::{
     BottommostLevelCompaction, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, Error,
-    ErrorKind, PropName, WaitForCompactOptions, WriteBatch, WriteOptions, properties,
+    ErrorKind, WaitForCompactOptions, WriteBatch, WriteOptions, properties,
 };
+use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -143,7 +144,9 @@ impl Rocks {
     fn describe(&self, error: &Error) -> SpoolError {
         let text: &str = error.as_ref();
         let advice = match error.kind() {
-            ErrorKind::Incomplete => "; flushing or compaction can't keep up, see the file LOG there",
+            ErrorKind::Incomplete => {
+                "; flushing or compaction can't keep up, see the file LOG there"
+            }
             _ => "",
         };
         let kind = match error.kind() {
@@ -308,12 +311,10 @@ fn write_batch(database: &DB, operations: &[SpoolOperation]) -> WriteBatch {
 }
 
 fn read_properties(database: &DB, family: &ColumnFamily) -> SpoolProperties {
-    let of_family = |name: &PropName| {
-        database.property_int_value_cf(family, name).ok().flatten().unwrap_or(0)
-    };
+    let of_family =
+        |name: &CStr| database.property_int_value_cf(family, name).ok().flatten().unwrap_or(0);
     // RocksDB counts all of these with the default family.
-    let of_database =
-        |name: &PropName| database.property_int_value(name).ok().flatten().unwrap_or(0);
+    let of_database = |name: &CStr| database.property_int_value(name).ok().flatten().unwrap_or(0);
     SpoolProperties {
         background_errors: of_database(properties::BACKGROUND_ERRORS),
         write_stopped: of_database(properties::IS_WRITE_STOPPED) != 0,

@@ -3,9 +3,7 @@
 //! meta's; the families keep their own.
 use kumo_core::config::service::RocksParams;
 use kumo_core::port::{SpoolError, SpoolErrorKind};
-use rocksdb::{
-    BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel, Options,
-};
+use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel, Options};
 
 const BLOCK_CACHE_OCTETS: usize = 16 * 1024 * 1024;
 const WRITE_BUFFER_OCTETS: u64 = 16 * 1024 * 1024;
@@ -33,10 +31,7 @@ pub(super) fn block_cache() -> Cache {
     Cache::new_lru_cache(BLOCK_CACHE_OCTETS)
 }
 
-pub(super) fn database(
-    params: &[&RocksParams],
-    leniency: Leniency,
-) -> Result<Options, SpoolError> {
+pub(super) fn database(params: &[&RocksParams], leniency: Leniency) -> Result<Options, SpoolError> {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
@@ -70,7 +65,8 @@ pub(super) fn database(
         options.set_log_file_time_to_roll(to_usize(duration.as_secs()));
     }
     if let Some(duration) = first(params, |params| params.obsolete_files_period) {
-        options.set_delete_obsolete_files_period_micros(duration.as_secs().saturating_mul(1_000_000));
+        options
+            .set_delete_obsolete_files_period_micros(duration.as_secs().saturating_mul(1_000_000));
     }
     if let Some(level) = first(params, |params| params.log_level.as_deref()) {
         options.set_log_level(log_level(level)?);
