@@ -7,6 +7,8 @@ mod local_disk;
 mod lock;
 mod rocks;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use bytes::Bytes;
 use kumo_core::config::service::{SpoolDefinition, SpoolKind};

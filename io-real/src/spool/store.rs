@@ -148,9 +148,10 @@ impl Store {
     }
 }
 
+/// Goes on after a close, until the store is dropped: a job sent while the queue is being dropped could stay in it for
+/// ever, and its sender would wait as long.
 fn write_jobs(backend: &dyn Backend, mut queue: mpsc::Receiver<Job>) {
     while let Some(Job { task, reply }) = queue.blocking_recv() {
-        let last = matches!(task, Task::Close);
         let result = match task {
             Task::Apply(batch, sync) => backend.apply(&batch, sync),
             Task::Sync => backend.sync(),
@@ -159,9 +160,6 @@ fn write_jobs(backend: &dyn Backend, mut queue: mpsc::Receiver<Job>) {
         };
         // Nobody waiting is fine: the change was made all the same.
         let _ = reply.send(result);
-        if last {
-            return;
-        }
     }
 }
 
@@ -198,4 +196,68 @@ fn free_space(directory: &Path) -> Result<FreeSpace, SpoolError> {
         inodes: answer.f_favail,
         inodes_total: answer.f_files,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// Does nothing but know whether it is closed.
+    #[derive(Default)]
+    struct Nothing(AtomicBool);
+
+    impl Nothing {
+        fn check(&self) -> Result<(), SpoolError> {
+            match self.0.load(Ordering::Acquire) {
+                true => Err(closed(Path::new("/nowhere"))),
+                false => Ok(()),
+            }
+        }
+    }
+
+    impl Backend for Nothing {
+        fn apply(&self, _: &[SpoolOperation], _: SyncMode) -> Result<(), SpoolError> {
+            self.check()
+        }
+        fn sync(&self) -> Result<(), SpoolError> {
+            self.check()
+        }
+        fn reopen(&self) -> Result<(), SpoolError> {
+            self.check()
+        }
+        fn close(&self) -> Result<(), SpoolError> {
+            self.check()?;
+            self.0.store(true, Ordering::Release);
+            Ok(())
+        }
+        fn get(&self, _: Family, _: SpoolId) -> Result<Option<Bytes>, SpoolError> {
+            self.check().map(|()| None)
+        }
+        fn scan(&self, _: ScanRequest) -> Result<Scanned, SpoolError> {
+            self.check().map(|()| Scanned::default())
+        }
+        fn compact(&self, _: Family) -> Result<(), SpoolError> {
+            self.check()
+        }
+        fn properties(&self, _: Family) -> SpoolProperties {
+            SpoolProperties::default()
+        }
+        fn damage_at_open(&self) -> Vec<String> {
+            Vec::new()
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_that_race_with_closing_are_answered() {
+        for _ in 0..3_000 {
+            let store = Store::new(Path::new("/nowhere"), Nothing::default()).unwrap();
+            store.apply(Vec::new(), SyncMode::Synced).await.unwrap();
+            store.close().await.unwrap();
+            for _ in 0..4 {
+                let error = store.sync().await.unwrap_err();
+                assert_eq!(error.kind, SpoolErrorKind::Closed);
+            }
+        }
+    }
 }
