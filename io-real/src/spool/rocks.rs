@@ -5,6 +5,8 @@
 //! `use_fsync` is left alone: fdatasync is as durable, and what is synced is said with each write.
 mod options;
 mod scan;
+#[cfg(test)]
+mod tests;
 mod wal;
 
 use super::lock::LockFile;
@@ -278,8 +280,9 @@ impl Obstacle {
         let text: &str = error.as_ref();
         let names = |words: &[&str]| words.iter().any(|word| text.contains(word));
         match error.kind() {
-            ErrorKind::Corruption if names(&["MANIFEST", "CURRENT"]) => Obstacle::Other,
+            // It blames the MANIFEST for tables as well.
             ErrorKind::Corruption if names(&[".sst", ".blob"]) => Obstacle::Table,
+            ErrorKind::Corruption if names(&["MANIFEST", "CURRENT"]) => Obstacle::Other,
             // Not all of what it says about logs names them.
             ErrorKind::Corruption => Obstacle::Wal,
             _ => Obstacle::Other,
