@@ -93,6 +93,15 @@ pub const RECORD_OCTETS: usize = 128 * 1024 * 1024;
 /// One entry of the journal.
 pub const JOURNAL_ENTRY_OCTETS: usize = 64 * 1024 * 1024;
 
+/// Calls waiting for a store's writer; further callers wait for room.
+pub const SPOOL_JOBS: usize = 64;
+/// Reads of one store that run at the same time.
+pub const SPOOL_READERS: usize = 16;
+/// Values in one page of a scan; a page with more ends early.
+pub const SCAN_PAGE_OCTETS: usize = 32 * 1024 * 1024;
+/// Files and folders that a LocalDisk spool remembers as unsynced; above it the whole file system is synced.
+pub const LOCAL_DISK_UNSYNCED: usize = 8_192;
+
 const _: () = assert!(COMMAND_LINE_OCTETS <= READ_CHUNK_OCTETS);
 const _: () = assert!(BATCH_OCTETS <= RECORD_OCTETS);
 const _: () = assert!(SERVER_REPLY_LINE_OCTETS <= READ_CHUNK_OCTETS);

@@ -5,7 +5,8 @@
 //! - `engine_loop`: one engine, one input at a time. `committer`: the only writer of the spool.
 //! - `server`, `intake`: mail comes in. `client`, `plan`, `local`: mail goes out. `concluder`: records and removals.
 //! - `questions`: policy and DNS for the engine. `enumeration`: what earlier lives left. `cache`: messages in memory.
-//! - [`policy`], [`record`], [`world`]: ports that are the driver's own; [`counters`]: what it counts.
+//! - [`policy`], [`record`], [`world`]: ports that are the driver's own; [`counters`]: what it counts;
+//!   [`conformance`]: what every implementation of a port has to pass.
 //!
 //! # Architecture invariants
 //! - No decision is taken here: what to reply, retry, bounce or open is the machines' to say.
@@ -17,6 +18,7 @@ mod cache;
 mod client;
 mod committer;
 mod concluder;
+pub mod conformance;
 pub mod counters;
 mod engine_loop;
 mod enumeration;
