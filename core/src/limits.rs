@@ -67,6 +67,24 @@ pub const TLS_SERVER_CERTIFICATES: usize = 1_024;
 /// What is kept of the subject of a peer's certificate.
 pub const TLS_SUBJECT_ATTRIBUTES: usize = 16;
 pub const TLS_SUBJECT_ATTRIBUTE_CHARS: usize = 256;
+/// Tables within tables that policy hands over or is given.
+pub const POLICY_VALUE_DEPTH: usize = 64;
+/// Values within one value that policy hands over: `set_meta`, `make_*`, `json_encode`.
+pub const POLICY_VALUE_NODES: usize = 1_000_000;
+/// The texts of one such value together, and a file or text that policy has parsed.
+pub const POLICY_VALUE_OCTETS: usize = 64 * 1024 * 1024;
+/// The metadata of a connection or a message together, as policy may set it.
+pub const META_OCTETS: usize = 1024 * 1024;
+/// Files that policy may `require`, and the octets of each.
+pub const POLICY_FILES: usize = 1_000;
+pub const POLICY_FILE_OCTETS: usize = 16 * 1024 * 1024;
+/// Event handlers, listeners, spools and distinct warnings of one policy.
+pub const POLICY_HANDLERS: usize = 10_000;
+pub const POLICY_LISTENERS: usize = 1_000;
+pub const POLICY_SPOOLS: usize = 16;
+pub const POLICY_WARNINGS: usize = 1_000;
+/// The text of `kumo.reject` and `kumo.disconnect`.
+pub const POLICY_REPLY_OCTETS: usize = 4_096;
 
 /// A spool record's value.
 pub const RECORD_OCTETS: usize = 128 * 1024 * 1024;

@@ -1,0 +1,94 @@
+-- Makes Lua's own library safe to be used within a budget. Runs once in every new state, before any policy.
+local charge_coroutine, load_file, find_module, readable = ...
+local error_, assert_, load_, collectgarbage_ = error, assert, load, collectgarbage
+local setmetatable_, getmetatable, type, rawget = setmetatable, getmetatable, type, rawget
+local create, wrap, rep = coroutine.create, coroutine.wrap, string.rep
+
+-- Each of these ends the process, blocks a worker, changes other threads, or can break the state.
+os.exit, os.execute, os.setlocale, io.popen, package.loadlib = nil, nil, nil, nil, nil
+debug = { traceback = debug.traceback, getinfo = debug.getinfo }
+package.loaded.debug = debug
+package.cpath = ''
+package.searchers = { package.searchers[1], find_module }
+
+-- A table that is raised as an error gets a text, instead of an address, where it is reported.
+local readable_table = { __tostring = readable }
+
+local function with_text(value)
+  if type(value) == 'table' and getmetatable(value) == nil then
+    setmetatable_(value, readable_table)
+  end
+  return value
+end
+
+function error(value, level)
+  level = level or 1
+  if type(level) == 'number' and level > 0 then
+    level = level + 1
+  end
+  error_(with_text(value), level)
+end
+
+function assert(...)
+  local holds, why = ...
+  if holds then
+    return ...
+  end
+  with_text(why)
+  return assert_(...)
+end
+
+-- Finalizers run outside of every hook, and so of every budget.
+function setmetatable(table, meta)
+  if type(meta) == 'table' and rawget(meta, '__gc') ~= nil then
+    error_("__gc isn't supported: what it does would run outside of policy's budget", 2)
+  end
+  return setmetatable_(table, meta)
+end
+
+function coroutine.create(body)
+  charge_coroutine()
+  return create(body)
+end
+
+function coroutine.wrap(body)
+  charge_coroutine()
+  return wrap(body)
+end
+
+-- Lua 5.4 would count down from any number here without allocating anything.
+function string.rep(text, count, separator)
+  if text == '' and (separator == nil or separator == '') then
+    return ''
+  end
+  return rep(text, count, separator)
+end
+
+-- Text only: a damaged binary chunk can crash the process.
+function load(chunk, name, mode, ...)
+  if mode == 'b' then
+    error_('binary chunks are not loaded', 2)
+  end
+  return load_(chunk, name, 't', ...)
+end
+
+function loadfile(path, mode, ...)
+  return load_file(path, ...)
+end
+
+function dofile(path)
+  local body, why = load_file(path)
+  if not body then
+    error_(why, 2)
+  end
+  return body()
+end
+
+local kept = { collect = true, count = true, step = true }
+
+function collectgarbage(what, ...)
+  if what == nil or kept[what] then
+    return collectgarbage_(what, ...)
+  end
+  return 0
+end
