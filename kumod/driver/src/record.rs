@@ -13,7 +13,10 @@ use std::future::Future;
 pub struct RecordEvent<'a> {
     pub kind: RecordKind,
     pub when: Wall,
+    /// The body may be empty where [`Recorder::quotes_header`] says so.
     pub message: &'a Message,
+    /// Octets of the message's content.
+    pub size: u64,
     pub recipients: Vec<&'a Mailbox>,
     pub queue: &'a str,
     /// The ready queue's name, or what stands for it.
