@@ -238,7 +238,8 @@ impl Running {
 
 impl Recorder for LocalLogger {
     fn quotes_header(&self, kind: RecordKind) -> bool {
-        let running = self.running.as_ref().filter(|running| running.routes[kind as usize].is_some());
+        let running =
+            self.running.as_ref().filter(|running| running.routes[kind as usize].is_some());
         running.is_some_and(|running| running.selection.quotes_header())
     }
 

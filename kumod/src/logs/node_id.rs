@@ -27,7 +27,8 @@ fn check(path: &Path, text: &str) -> Result<String, String> {
 
 fn make(path: &Path, seed: u64) -> Result<String, String> {
     let id = uuid(seed);
-    let failed = |error: io::Error| format!("can't keep the node id in {}: {error}", path.display());
+    let failed =
+        |error: io::Error| format!("can't keep the node id in {}: {error}", path.display());
     keep(path, &id).map_err(failed)?;
     Ok(id)
 }

@@ -315,3 +315,77 @@ fn make_read_only(file: &File) -> io::Result<()> {
     permissions.set_readonly(true);
     file.set_permissions(permissions)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind::StorageFull;
+
+    fn sink(directory: &Path) -> Sink {
+        let place = Place { directory: directory.into(), suffix: String::new() };
+        let (max_octets, max_duration) = (u64::MAX, None);
+        Sink::new(place, SegmentSettings { compression_level: 0, max_octets, max_duration })
+    }
+
+    /// Lines that don't compress well, so that they fill what is kept back.
+    fn lines(seed: u64) -> Vec<u8> {
+        let mut random = kumo_core::random::Random::new(seed, "lines");
+        (0..5000).flat_map(|_| format!("{:016x}\n", random.next_u64()).into_bytes()).collect()
+    }
+
+    #[test]
+    fn a_full_disk_anywhere_between_leaves_every_line_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sink = sink(folder.path());
+        let now = Instant::now();
+        let full = || File::options().write(true).open("/dev/full").unwrap();
+        let swap = |sink: &mut Sink, file: File| {
+            std::mem::replace(&mut sink.segment.as_mut().unwrap().file, file)
+        };
+        let mut expected = Vec::new();
+        for round in 0..20 {
+            let lines = lines(round);
+            sink.write(&lines, 5000, 0, now).unwrap();
+            expected.extend_from_slice(&lines);
+            let file = swap(&mut sink, full());
+            let error = match round % 3 {
+                0 => sink.flush().unwrap_err(),
+                1 => sink.write(b"never taken\n", 1, 0, now).unwrap_err(),
+                _ => sink.close().unwrap_err(),
+            };
+            assert_eq!(error.kind(), StorageFull, "round {round}");
+            assert!(sink.unflushed_records() >= 5000);
+            swap(&mut sink, file);
+            sink.flush().unwrap();
+            assert_eq!(sink.unflushed_records(), 0);
+        }
+        sink.close().unwrap();
+        let mut found = Vec::new();
+        let mut paths: Vec<PathBuf> =
+            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        for path in &paths {
+            found.extend(zstd::decode_all(File::open(path).unwrap()).unwrap());
+        }
+        assert_eq!(paths.len(), 7, "a segment whose end was written is never added to");
+        assert!(found == expected);
+    }
+
+    #[test]
+    fn names_grow_although_the_clock_steps_back_and_taken_ones_are_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("19700101-000011"), "").unwrap();
+        let mut sink = sink(folder.path());
+        for second in [10, 10, 3, 100] {
+            sink.write(b"x\n", 1, second, Instant::now()).unwrap();
+            sink.close().unwrap();
+        }
+        let mut names: Vec<String> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        let seconds = ["000010", "000011", "000012", "000013", "000140"];
+        assert_eq!(names, seconds.map(|second| format!("19700101-{second}")));
+    }
+}
