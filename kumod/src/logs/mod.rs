@@ -15,7 +15,8 @@ pub mod node_id;
 mod queue;
 mod segment;
 mod select;
-
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use kumo_core::config::service::{LocalLogs, PerRecord};

@@ -327,10 +327,13 @@ mod tests {
         Sink::new(place, SegmentSettings { compression_level: 0, max_octets, max_duration })
     }
 
+    /// So many that zstd hands out more than is kept back.
+    const LINES: u64 = 40_000;
+
     /// Lines that don't compress well, so that they fill what is kept back.
     fn lines(seed: u64) -> Vec<u8> {
         let mut random = kumo_core::random::Random::new(seed, "lines");
-        (0..5000).flat_map(|_| format!("{:016x}\n", random.next_u64()).into_bytes()).collect()
+        (0..LINES).flat_map(|_| format!("{:016x}\n", random.next_u64()).into_bytes()).collect()
     }
 
     #[test]
@@ -345,7 +348,7 @@ mod tests {
         let mut expected = Vec::new();
         for round in 0..20 {
             let lines = lines(round);
-            sink.write(&lines, 5000, 0, now).unwrap();
+            sink.write(&lines, LINES, 0, now).unwrap();
             expected.extend_from_slice(&lines);
             let file = swap(&mut sink, full());
             let error = match round % 3 {
@@ -354,7 +357,7 @@ mod tests {
                 _ => sink.close().unwrap_err(),
             };
             assert_eq!(error.kind(), StorageFull, "round {round}");
-            assert!(sink.unflushed_records() >= 5000);
+            assert!(sink.unflushed_records() >= LINES);
             swap(&mut sink, file);
             sink.flush().unwrap();
             assert_eq!(sink.unflushed_records(), 0);

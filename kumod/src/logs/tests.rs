@@ -230,7 +230,7 @@ proptest! {
     ) {
         let message = message(&body);
         let mut event = event(RecordKind::Delivery, &message);
-        (event.queue, event.site, event.pool) = (&text, &text, Some(&text));
+        (event.queue, event.site, event.pool) = (&text, &text, Some(text.as_str()));
         event.response = Reply { code, enhanced: None, content: text.clone(), command: None };
         event.when = Wall(when);
         let line = render(&event, &["*"], &["*"]);
@@ -425,9 +425,8 @@ async fn what_a_crash_left_open_is_closed_at_the_next_start_but_not_what_is_in_u
         fs::write(directory.join(left), "").unwrap();
     }
     let logger = start(config(&folder));
-    let read_only = |name: &str| {
-        fs::metadata(directory.join(name)).unwrap().permissions().readonly()
-    };
+    let read_only =
+        |name: &str| fs::metadata(directory.join(name)).unwrap().permissions().readonly();
     assert!(read_only("20261124-000000"));
     assert!(!read_only("20261124-0000000") && !read_only("notes") && !read_only(SEGMENT));
     stop(&logger).await;
