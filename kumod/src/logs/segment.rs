@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use zstd::stream::raw::{CParameter, Encoder, InBuffer, Operation, OutBuffer};
 
-/// Packed octets that are kept back for a larger write.
+/// Packed octets that are kept back for a larger write. What is in a file always ends with a whole line, or
+/// with what one call of the system left of it.
 const WRITE_OCTETS: usize = 64 * 1024;
 /// Names in a row that may be taken already.
 const NAME_ATTEMPTS: i64 = 10_000;
@@ -97,7 +98,7 @@ impl Sink {
         }
         let segment = self.segment.as_mut().expect("one was just made sure of");
         if segment.frame.packed.len() >= WRITE_OCTETS {
-            segment.drain()?;
+            segment.flush()?;
         }
         segment.frame.pack(lines);
         segment.octets += lines.len() as u64;
