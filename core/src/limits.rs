@@ -88,6 +88,16 @@ pub const POLICY_WARNINGS: usize = 1_000;
 /// The text of `kumo.reject` and `kumo.disconnect`.
 pub const POLICY_REPLY_OCTETS: usize = 4_096;
 
+/// Log lines waiting for the writer, together, whatever `back_pressure` says.
+pub const LOG_BACKLOG_OCTETS: usize = 256 * 1024 * 1024;
+/// Header fields that one log record carries, and what is kept of each value.
+pub const LOG_HEADER_FIELDS: usize = 256;
+pub const LOG_HEADER_OCTETS: usize = 16 * 1024;
+/// Series of one metric that carry a queue's name; the rest are added up in one.
+pub const METRIC_SERIES: usize = 5_000;
+/// A filter for diagnostics.
+pub const DIAGNOSTIC_FILTER_OCTETS: usize = 4_096;
+
 /// A spool record's value.
 pub const RECORD_OCTETS: usize = 128 * 1024 * 1024;
 /// One entry of the journal.

@@ -1,2 +1,11 @@
-//! kumod: the product around kumo-core and kumo-driver. So far the Lua policy layer, [`policy`].
+//! kumod: the product around kumo-core and kumo-driver: Lua [`policy`], local [`logs`], and the [`daemon`] that puts
+//! them together with io-real's ports ([`world`]).
+//!
+//! # Architecture invariants
+//! - Only `policy` names mlua.
+//! - Nothing here decides about a message; what operators see is put into words here.
+pub mod daemon;
+pub mod logs;
 pub mod policy;
+pub mod privileges;
+pub mod world;

@@ -2,8 +2,9 @@
 //! first, so that what is removed has been logged; the engine hears of each conclusion once, from the committer or from here.
 use crate::committer::{Submission, Waiter};
 use crate::record::{RecordEvent, Recorder};
-use crate::shared::{Attempt, Connection, Shared};
+use crate::shared::{Attempt, Connection, LoadError, Shared};
 use crate::world::World;
+use bytes::Bytes;
 use kumo_core::address::Mailbox;
 use kumo_core::commit::Work;
 use kumo_core::engine::{Conclusion, Input, Note, Reason, Then};
@@ -34,28 +35,69 @@ pub(crate) async fn run<W: World>(shared: Arc<Shared<W>>, mut jobs: mpsc::Unboun
         // Policy may have changed the message since the attempt.
         let kept = shared.messages.get(conclusion.message);
         let in_memory = kept.or_else(|| attempt.as_ref().map(|attempt| attempt.message.clone()));
-        if in_memory.is_some() || !needs_message(&conclusion) {
-            conclude(&shared, op, &conclusion, attempt, in_memory).await;
+        let subject = in_memory.map(Subject::whole);
+        let needs = needs_of(&shared, &conclusion);
+        if subject.is_some() || needs == Needs::Nothing {
+            conclude(&shared, op, &conclusion, attempt, subject).await;
             continue;
         }
         let permit = loading.clone().acquire_owned().await.expect("never closed");
         let task = shared.clone();
         shared.spawn(async move {
-            let message = match task.load(conclusion.message).await {
-                Ok(message) => Some(message),
+            let subject = match load(&task, &conclusion, needs).await {
+                Ok(subject) => Some(subject),
                 Err(error) => {
                     tracing::error!(id = %conclusion.message, "no records could be written: {error}");
                     None
                 }
             };
-            conclude(&task, op, &conclusion, attempt, message).await;
+            conclude(&task, op, &conclusion, attempt, subject).await;
             drop(permit);
         });
     }
 }
 
-fn needs_message(conclusion: &Conclusion) -> bool {
-    !conclusion.notes.is_empty() || matches!(conclusion.then, Then::Update { .. })
+/// The message that a conclusion is about. Its body may have been left in the spool.
+struct Subject {
+    message: Arc<Message>,
+    size: u64,
+}
+
+impl Subject {
+    fn whole(message: Arc<Message>) -> Subject {
+        let size = message.body.len() as u64;
+        Subject { message, size }
+    }
+}
+
+/// What of a message a conclusion asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    Envelope,
+    Everything,
+}
+
+fn needs_of<W: World>(shared: &Shared<W>, conclusion: &Conclusion) -> Needs {
+    let updates = matches!(conclusion.then, Then::Update { .. });
+    let recorder = shared.world.recorder();
+    if updates || conclusion.notes.iter().any(|note| recorder.quotes_header(note.kind)) {
+        return Needs::Everything;
+    }
+    if conclusion.notes.is_empty() { Needs::Nothing } else { Needs::Envelope }
+}
+
+async fn load<W: World>(
+    shared: &Shared<W>,
+    conclusion: &Conclusion,
+    needs: Needs,
+) -> Result<Subject, LoadError> {
+    if needs == Needs::Everything {
+        return shared.load(conclusion.message).await.map(Subject::whole);
+    }
+    let record = shared.load_envelope(conclusion.message).await?;
+    let size = u64::from(record.size);
+    Ok(Subject { message: Arc::new(record.into_message(Bytes::new())), size })
 }
 
 async fn conclude<W: World>(
@@ -63,22 +105,22 @@ async fn conclude<W: World>(
     op: OpId,
     conclusion: &Conclusion,
     attempt: Option<Attempt>,
-    message: Option<Arc<Message>>,
+    subject: Option<Subject>,
 ) {
-    if let Some(message) = &message {
+    if let Some(subject) = &subject {
         for note in &conclusion.notes {
-            log(shared, conclusion, note, attempt.as_ref(), message).await;
+            log(shared, conclusion, note, attempt.as_ref(), subject).await;
         }
     }
-    count(shared, conclusion, message.as_deref());
-    let work = match (&conclusion.then, message) {
+    count(shared, conclusion);
+    let work = match (&conclusion.then, subject) {
         (Then::Nothing, _) => None,
         (Then::Remove, _) => {
             shared.messages.remove(conclusion.message);
             Some(Work::Remove { id: conclusion.message })
         }
-        (Then::Update { attempts, due, remaining }, Some(message)) => {
-            let mut next = (*message).clone();
+        (Then::Update { attempts, due, remaining }, Some(subject)) => {
+            let mut next = (*subject.message).clone();
             (next.attempts, next.remaining) = (*attempts, remaining.clone());
             next.schedule.due = Some(*due);
             let meta = encode_meta(&next);
@@ -99,8 +141,7 @@ async fn conclude<W: World>(
     }
 }
 
-fn count<W: World>(shared: &Shared<W>, conclusion: &Conclusion, message: Option<&Message>) {
-    let Some(_) = message else { return };
+fn count<W: World>(shared: &Shared<W>, conclusion: &Conclusion) {
     for note in &conclusion.notes {
         let recipients = u64::from(note.recipients.len());
         let client = &shared.counters.smtp_client;
@@ -121,8 +162,9 @@ async fn log<W: World>(
     conclusion: &Conclusion,
     note: &Note,
     attempt: Option<&Attempt>,
-    message: &Message,
+    subject: &Subject,
 ) {
+    let message = &*subject.message;
     let ending = conclusion.session.and_then(|session| shared.ending(session));
     let connection = match (attempt, &ending) {
         (Some(attempt), _) => attempt.connection.clone(),
@@ -138,6 +180,7 @@ async fn log<W: World>(
             kind: note.kind,
             when: shared.now().wall,
             message,
+            size: subject.size,
             recipients,
             queue: &conclusion.queue,
             site: conclusion.site.as_deref().unwrap_or(""),

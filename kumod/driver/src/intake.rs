@@ -103,6 +103,7 @@ async fn log_reception<W: World>(shared: &Shared<W>, message: &Message, queue: &
         kind: RecordKind::Reception,
         when: shared.now().wall,
         message,
+        size: message.body.len() as u64,
         recipients,
         queue,
         site: "",

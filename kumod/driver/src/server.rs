@@ -346,7 +346,7 @@ impl<W: World> Connection<'_, W> {
 
 async fn log_rejection<W: World>(shared: &Shared<W>, peer: SocketAddr, rejection: Rejection) {
     shared.counters.esmtp_listener.rejections.add(1);
-    let Rejection { sender, recipients, reply, meta, size: _ } = rejection;
+    let Rejection { sender, recipients, reply, meta, size } = rejection;
     let count = u32::try_from(recipients.len()).unwrap_or(u32::MAX);
     let message = Message {
         id: shared.new_id(),
@@ -363,6 +363,7 @@ async fn log_rejection<W: World>(shared: &Shared<W>, peer: SocketAddr, rejection
         kind: RecordKind::Rejection,
         when: shared.now().wall,
         message: &message,
+        size,
         recipients,
         queue: "",
         site: "",

@@ -14,7 +14,7 @@ use kumo_core::log::{PeerAddress, SourceAddress};
 use kumo_core::message::Message;
 use kumo_core::port::{Family, Host, Spool, TlsInfo};
 use kumo_core::random::Random;
-use kumo_core::record;
+use kumo_core::record::{self, MetaRecord};
 use kumo_core::smtp::reply::Reply;
 use kumo_core::time::{Duration, Mono, Now};
 use std::collections::{HashMap, VecDeque};
@@ -190,8 +190,7 @@ impl<W: World> Shared<W> {
         if let Some(message) = self.messages.get(id) {
             return Ok(message);
         }
-        let meta = self.get(Family::Meta, id).await?;
-        let meta = record::decode_meta(id, &meta).map_err(|e| self.damaged(id, &e.to_string()))?;
+        let meta = self.load_envelope(id).await?;
         let data = self.get(Family::Data, id).await;
         let data = data.inspect_err(|error| {
             if matches!(error, LoadError::Missing) {
@@ -200,6 +199,12 @@ impl<W: World> Shared<W> {
         })?;
         let body = record::decode_data(id, &data).map_err(|e| self.damaged(id, &e.to_string()))?;
         Ok(Arc::new(meta.into_message(body)))
+    }
+
+    /// From the spool, without the body.
+    pub async fn load_envelope(&self, id: SpoolId) -> Result<MetaRecord, LoadError> {
+        let meta = self.get(Family::Meta, id).await?;
+        record::decode_meta(id, &meta).map_err(|error| self.damaged(id, &error.to_string()))
     }
 
     async fn get(&self, family: Family, id: SpoolId) -> Result<bytes::Bytes, LoadError> {

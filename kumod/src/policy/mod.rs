@@ -24,7 +24,7 @@ mod address;
 mod budget;
 mod constructors;
 mod convert;
-mod encoded_word;
+pub(crate) mod encoded_word;
 mod engine;
 mod error;
 mod events;
