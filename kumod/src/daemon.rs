@@ -43,7 +43,7 @@ pub async fn run(options: Options) -> Result<(), String> {
         spool,
         network: RealNetwork::from_system().map_err(|error| error.to_string())?,
         resolver: RealResolver::from_system().map_err(|error| error.to_string())?,
-        files: RealFiles::new(&host.hostname(), options.journal),
+        files: RealFiles::new(&host.hostname(), options.journal.clone()),
         policy,
         logger,
         host,
@@ -53,6 +53,7 @@ pub async fn run(options: Options) -> Result<(), String> {
         listeners: setup.esmtp_listeners,
         sync,
         body_cache_octets: BODY_CACHE_OCTETS,
+        journal: options.journal.is_some(),
         seed,
     };
     let node = Node::start(world, config).await.map_err(|error| error.to_string())?;
