@@ -1,4 +1,5 @@
 //! kumod: the product around kumo-core and kumo-driver. So far the Lua policy layer, [`policy`],
-//! and what operators watch: [`logs`].
+//! and what operators watch: [`diagnostics`], [`logs`].
+pub mod diagnostics;
 pub mod logs;
 pub mod policy;
