@@ -124,15 +124,19 @@ where
 
 /// A file for each hour, opened with its first line.
 #[derive(Clone)]
-struct Hourly {
+struct Hourly(Arc<HourlyFiles>);
+
+struct HourlyFiles {
     directory: PathBuf,
-    current: Arc<Mutex<Option<(String, File)>>>,
+    /// The name of the open file, and the file.
+    current: Mutex<Option<(String, File)>>,
 }
 
 impl Hourly {
     /// Opens the first file, so that a directory that can't be written is an error at start.
     fn open(directory: &Path) -> Result<Hourly, String> {
-        let hourly = Hourly { directory: directory.into(), current: Arc::default() };
+        let files = HourlyFiles { directory: directory.into(), current: Mutex::default() };
+        let hourly = Hourly(Arc::new(files));
         let opened = fs::create_dir_all(directory).and_then(|()| hourly.write_at(wall(), b""));
         opened.map_err(|error| {
             format!(
@@ -145,9 +149,9 @@ impl Hourly {
 
     fn write_at(&self, wall: Wall, line: &[u8]) -> io::Result<()> {
         let name = file_name(wall);
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.0.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref().is_none_or(|(open, _)| *open != name) {
-            let path = self.directory.join(&name);
+            let path = self.0.directory.join(&name);
             *current = Some((name, File::options().append(true).create(true).open(path)?));
         }
         let (_, file) = current.as_mut().expect("one was just made sure of");
