@@ -3,7 +3,7 @@
 //! Invariant: a metric that names queues has at most [`METRIC_SERIES`] series: the largest, and the sum of the rest under
 //! `(others)`. Nothing is counted here: a [`Snapshot`] is filled when somebody asks, and rendered.
 use crate::logs::LogCounters;
-use kumo_core::engine::{Counts, ReadySummary, ScheduledSummary};
+use kumo_core::engine::listing::{Counts, ReadySummary, ScheduledSummary};
 use kumo_core::limits::METRIC_SERIES;
 use kumo_core::port::{FreeSpace, MemoryStatus, SpoolProperties};
 use kumo_core::queue_name::QueueName;
@@ -24,6 +24,7 @@ pub struct Snapshot<'a> {
     pub messages: u64,
     pub scheduled: &'a [ScheduledSummary],
     pub ready: &'a [ReadySummary],
+    /// One for each database: names and paths differ.
     pub spools: &'a [SpoolSnapshot],
     pub memory: MemoryStatus,
     pub logs: Option<LogSnapshot<'a>>,
@@ -458,5 +459,218 @@ impl Sample {
         let mut object = Map::from_iter([("@".to_owned(), json!(self.value))]);
         object.extend(self.labels.into_iter().map(|(name, of)| (name.to_owned(), of.into())));
         Value::Object(object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn scheduled(name: &str, messages: u64) -> ScheduledSummary {
+        ScheduledSummary { name: name.into(), messages, waiting: messages, blocked: None }
+    }
+
+    fn ready(name: &str, messages: u64) -> ReadySummary {
+        ReadySummary {
+            name: name.into(),
+            site: "mx.test".into(),
+            source: "source".into(),
+            pool: "pool".into(),
+            ready: messages,
+            in_flight: 1,
+            connections: 2,
+            connection_limit: None,
+            held: None,
+            suspended: None,
+        }
+    }
+
+    fn spool(name: &str) -> SpoolSnapshot {
+        let (octets, octets_total, inodes, inodes_total) = (30, 40, 0, 0);
+        SpoolSnapshot {
+            name: name.into(),
+            path: format!("/spool/{name}"),
+            properties: SpoolProperties { mem_table_total: 7, ..SpoolProperties::default() },
+            free: Some(FreeSpace { octets, octets_total, inodes, inodes_total }),
+            load_shed: true,
+        }
+    }
+
+    fn with_snapshot<T>(
+        scheduled: &[ScheduledSummary],
+        ready: &[ReadySummary],
+        use_it: impl FnOnce(&Snapshot<'_>) -> T,
+    ) -> T {
+        let counters = Counters::default();
+        counters.esmtp_listener.messages.add(5);
+        counters.smtp_client.messages.add(4);
+        let log_counters = LogCounters::default();
+        log_counters.full.add(3);
+        use_it(&Snapshot {
+            counters: &counters,
+            counts: Counts { delayed_by_message_rate: 9, ..Counts::default() },
+            messages: 11,
+            scheduled,
+            ready,
+            spools: &[spool("data"), spool("meta")],
+            memory: MemoryStatus { used_octets: 1, limit_octets: 2 },
+            logs: Some(LogSnapshot { counters: &log_counters, waiting: 6 }),
+            lua_idle_states: 8,
+        })
+    }
+
+    /// The text without its labels' values and numbers, or where it breaks the exposition format.
+    fn check(text: &str) -> Result<BTreeSet<(String, Vec<(String, String)>)>, String> {
+        let mut series = BTreeSet::new();
+        let mut families = BTreeSet::new();
+        let mut lines = text.lines();
+        let mut family = String::new();
+        assert!(text.is_empty() || text.ends_with('\n'));
+        while let Some(line) = lines.next() {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                let (name, _) = help.split_once(' ').ok_or("HELP without text")?;
+                let described = lines.next().and_then(|next| next.strip_prefix("# TYPE "));
+                let kind = described.and_then(|of| of.strip_prefix(name)).ok_or("no TYPE")?;
+                if ![" counter", " gauge"].contains(&kind) || !families.insert(name.to_owned()) {
+                    return Err(format!("{name}: {kind}"));
+                }
+                family = name.into();
+                continue;
+            }
+            let (name, labels, rest) = read_series(line)?;
+            rest.strip_prefix(' ')
+                .and_then(|number| number.parse::<u64>().ok())
+                .ok_or("no number")?;
+            if name != family || !series.insert((name, labels)) {
+                return Err(format!("out of place, or twice: {line}"));
+            }
+        }
+        Ok(series)
+    }
+
+    type Labels = Vec<(String, String)>;
+
+    fn read_series(line: &str) -> Result<(String, Labels, &str), String> {
+        let end = line.find(['{', ' ']).ok_or("no name")?;
+        let is_name = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        let (name, mut rest) = line.split_at(end);
+        if !is_name(name) || name.starts_with(|c: char| c.is_ascii_digit()) {
+            return Err(format!("bad name: {line}"));
+        }
+        let mut labels = Vec::new();
+        while let Some(inside) = rest.strip_prefix(if labels.is_empty() { '{' } else { ',' }) {
+            let (label, value) = inside.split_once("=\"").ok_or("no label")?;
+            let (value, after) = read_value(value)?;
+            labels.push((label.to_owned(), value));
+            rest = after;
+        }
+        if !labels.is_empty() {
+            rest = rest.strip_prefix('}').ok_or("labels don't end")?;
+        }
+        Ok((name.into(), labels, rest))
+    }
+
+    fn read_value(text: &str) -> Result<(String, &str), String> {
+        let mut value = String::new();
+        let mut characters = text.char_indices();
+        while let Some((at, character)) = characters.next() {
+            match character {
+                '"' => return Ok((value, &text[at + 1..])),
+                '\\' => match characters.next() {
+                    Some((_, 'n')) => value.push('\n'),
+                    Some((_, escaped @ ('"' | '\\'))) => value.push(escaped),
+                    _ => return Err("bad escape".into()),
+                },
+                _ => value.push(character),
+            }
+        }
+        Err("value doesn't end".into())
+    }
+
+    #[test]
+    fn the_names_and_labels_of_dashboards_are_there() {
+        let queues = [scheduled("spring:acme@one.test", 3), scheduled("acme@one.test!two.test", 4)];
+        let text = with_snapshot(&queues, &[ready("source->mx.test", 2)], |snapshot| {
+            render(snapshot, None)
+        });
+        check(&text).unwrap();
+        for line in [
+            r#"total_messages_received{service="esmtp_listener"} 5"#,
+            r#"total_messages_delivered{service="smtp_client"} 4"#,
+            r#"connection_count{service="http_listener"} 0"#,
+            r#"connection_count{service="smtp_client:source->mx.test"} 2"#,
+            r#"ready_count{service="smtp_client:source->mx.test"} 2"#,
+            r#"scheduled_count{queue="acme@one.test!two.test"} 4"#,
+            r#"scheduled_by_domain{domain="one.test"} 7"#,
+            r#"scheduled_by_tenant{tenant="acme"} 7"#,
+            r#"scheduled_by_tenant_campaign{tenant="acme",campaign="spring"} 3"#,
+            "scheduled_count_total 7",
+            "scheduled_queue_count 2",
+            "delayed_due_to_message_rate_throttle 9",
+            "message_count 11",
+            r#"rocks_spool_load_shed_active{path="/spool/data"} 1"#,
+            r#"rocks_spool_mem_table_total{path="/spool/meta"} 7"#,
+            r#"disk_free_percent{name="data"} 75"#,
+            r#"disk_free_inodes_percent{name="data"} 100"#,
+            r#"log_submit_full{logger="local"} 3"#,
+            "memory_limit 2",
+            "lua_spare_count 8",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} isn't in\n{text}");
+        }
+    }
+
+    #[test]
+    fn queues_beyond_the_limit_are_added_up() {
+        let name = |number: usize| format!("q{number}.test");
+        let queues: Vec<_> = (0..METRIC_SERIES + 10)
+            .map(|number| scheduled(&name(number), if number == METRIC_SERIES { 1000 } else { 1 }))
+            .collect();
+        let text =
+            with_snapshot(&queues, &[], |snapshot| render(snapshot, Some("scheduled_count")));
+        let series = check(&text).unwrap();
+        let queues = series.iter().filter(|(name, _)| name == "scheduled_count").count();
+        assert_eq!(queues, METRIC_SERIES);
+        let found = |line: &str| text.lines().any(|other| other == line);
+        assert!(found(&format!("scheduled_count{{queue=\"q{METRIC_SERIES}.test\"}} 1000")));
+        assert!(found("scheduled_count{queue=\"(others)\"} 11"));
+        assert!(found(&format!("scheduled_count_total {}", METRIC_SERIES + 1009)));
+    }
+
+    #[test]
+    fn a_prefix_chooses_metrics() {
+        let text = with_snapshot(&[], &[], |snapshot| render(snapshot, Some("rocks_spool_")));
+        let names: BTreeSet<String> =
+            check(&text).unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), 11);
+        assert!(names.iter().all(|name| name.starts_with("rocks_spool_")));
+        assert_eq!(with_snapshot(&[], &[], |snapshot| render(snapshot, Some("nothing"))), "");
+    }
+
+    #[test]
+    fn as_json_a_metric_is_a_number_an_object_or_a_list() {
+        let queues = [scheduled("spring:acme@one.test", 3)];
+        let text = with_snapshot(&queues, &[], |snapshot| render_json(snapshot, None));
+        let metrics: Value = serde_json::from_str(&text).unwrap();
+        let help = "Messages that kumod is responsible for";
+        assert_eq!(metrics["message_count"], json!({"help": help, "type": "gauge", "value": 11}));
+        assert_eq!(metrics["ready_count"]["value"], json!({}));
+        let received = &metrics["total_messages_received"];
+        assert_eq!(received["type"], "counter");
+        let value = json!({"service": {"esmtp_listener": 5, "http_listener": 0}});
+        assert_eq!(received["value"], value);
+        let value = json!([{"@": 3, "tenant": "acme", "campaign": "spring"}]);
+        assert_eq!(metrics["scheduled_by_tenant_campaign"]["value"], value);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_queues_are_called_the_text_can_be_parsed(name in "(\\PC|[\"\\\\\n,}= ]){0,20}") {
+            let text = with_snapshot(&[scheduled(&name, 1)], &[], |snapshot| render(snapshot, None));
+            let labels = vec![("queue".to_owned(), name)];
+            prop_assert!(check(&text).unwrap().contains(&("scheduled_count".to_owned(), labels)));
+        }
     }
 }
