@@ -274,7 +274,7 @@ fn engine(list: &mut List<'_>, snapshot: &Snapshot<'_>) {
     list.counter("kumod_deferred_total", "Recipients deferred", counts.transfailed);
     list.counter("kumod_expired_total", "Messages too old to try again", counts.expired);
     list.counter("kumod_admin_bounced_total", "Messages bounced by hand", counts.admin_bounced);
-    list.counter("kumod_returned_total", "Messages back from a ready queue", counts.returned);
+    list.counter("kumod_returned_total", "Attempts that didn't take place", counts.returned);
 }
 
 fn spooling(list: &mut List<'_>, counters: &Counters) {
@@ -306,9 +306,11 @@ fn spooling(list: &mut List<'_>, counters: &Counters) {
     list.counter("kumod_journal_gaps_total", "Inputs left out of the journal", gaps);
 }
 
+/// Name, help, and where the number is found.
+type Reading<T> = (&'static str, &'static str, fn(&T) -> u64);
+
 fn spools(list: &mut List<'_>, spools: &[SpoolSnapshot]) {
-    type Reading = (&'static str, &'static str, fn(&SpoolSnapshot) -> u64);
-    let readings: [Reading; 11] = [
+    let readings: [Reading<SpoolSnapshot>; 11] = [
         ("rocks_spool_load_shed_active", "1 while the spool takes nothing", |spool| {
             u64::from(spool.load_shed)
         }),
@@ -348,7 +350,7 @@ fn spools(list: &mut List<'_>, spools: &[SpoolSnapshot]) {
             spools.iter().map(|spool| sample("path", &spool.path, reading(spool))).collect()
         });
     }
-    let free_space: [(&'static str, &'static str, fn(&FreeSpace) -> u64); 4] = [
+    let free_space: [Reading<FreeSpace>; 4] = [
         ("disk_free_bytes", "Octets free where a spool lies", |free| free.octets),
         ("disk_free_percent", "Percent of the octets", |free| {
             percent(free.octets, free.octets_total)
@@ -521,8 +523,10 @@ mod tests {
         })
     }
 
-    /// The text without its labels' values and numbers, or where it breaks the exposition format.
-    fn check(text: &str) -> Result<BTreeSet<(String, Vec<(String, String)>)>, String> {
+    type Labels = Vec<(String, String)>;
+
+    /// The series that the text names, or where it breaks the exposition format.
+    fn check(text: &str) -> Result<BTreeSet<(String, Labels)>, String> {
         let mut series = BTreeSet::new();
         let mut families = BTreeSet::new();
         let mut lines = text.lines();
@@ -549,8 +553,6 @@ mod tests {
         }
         Ok(series)
     }
-
-    type Labels = Vec<(String, String)>;
 
     fn read_series(line: &str) -> Result<(String, Labels, &str), String> {
         let end = line.find(['{', ' ']).ok_or("no name")?;
