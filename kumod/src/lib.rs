@@ -1,11 +1,14 @@
-//! kumod: the product around kumo-core and kumo-driver: Lua [`policy`], local [`logs`], and the [`daemon`] that puts
+//! kumod: the product around kumo-core and kumo-driver: Lua [`policy`], local
+//! [`logs`], [`metrics`], [`diagnostics`], and the [`daemon`] that puts
 //! them together with io-real's ports ([`world`]).
 //!
 //! # Architecture invariants
 //! - Only `policy` names mlua.
 //! - Nothing here decides about a message; what operators see is put into words here.
 pub mod daemon;
+pub mod diagnostics;
 pub mod logs;
+pub mod metrics;
 pub mod policy;
 pub mod privileges;
 pub mod world;
