@@ -1,5 +1,6 @@
 //! The daemon's life: policy, spool, logs, node, until a signal. Invariant: what can't start says so in one line and
 //! leaves nothing half-started; what was started is stopped in the opposite order, logs last.
+use crate::diagnostics::Diagnostics;
 use crate::logs::{LocalLogger, node_id};
 use crate::policy::{Loaded, LuaPolicy, PolicyOptions, Setup};
 use crate::world::RealWorld;
@@ -23,6 +24,7 @@ const LOG_STOP: Duration = Duration::from_secs(5);
 pub struct Options {
     pub policy: PathBuf,
     pub journal: Option<PathBuf>,
+    pub diagnostics: Diagnostics,
 }
 
 /// Runs until SIGINT or SIGTERM. The error is for stderr as it is.
