@@ -73,7 +73,8 @@ pub fn segment_name(wall: Wall) -> String {
 /// Reads `2026-11-24T17:13:29.000123Z` and the like with an offset (RFC 3339 5.6). `None`: it isn't one, or it lies
 /// outside what a [`Wall`] can hold. A leap second is the second after it.
 pub fn parse_rfc3339(text: &str) -> Option<Wall> {
-    let separators = [(4, b"-"), (7, b"-"), (10, b"Tt"), (13, b":"), (16, b":")] as [(usize, &[u8]); 5];
+    let separators =
+        [(4, b"-"), (7, b"-"), (10, b"Tt"), (13, b":"), (16, b":")] as [(usize, &[u8]); 5];
     let is_separated = separators
         .iter()
         .all(|(at, allowed)| text.as_bytes().get(*at).is_some_and(|byte| allowed.contains(byte)));

@@ -44,11 +44,7 @@ pub struct BounceRequest {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub queue_names: Vec<String>,
     pub reason: String,
-    #[serde(
-        default,
-        with = "duration::optional_text",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, with = "duration::optional_text", skip_serializing_if = "Option::is_none")]
     pub duration: Option<Duration>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Moment>,
@@ -97,11 +93,7 @@ pub struct SuspendRequest {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub queue_names: Vec<String>,
     pub reason: String,
-    #[serde(
-        default,
-        with = "duration::optional_text",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, with = "duration::optional_text", skip_serializing_if = "Option::is_none")]
     pub duration: Option<Duration>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Moment>,
@@ -126,11 +118,7 @@ pub struct SuspendReadyRequest {
     /// The ready queue's.
     pub name: String,
     pub reason: String,
-    #[serde(
-        default,
-        with = "duration::optional_text",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, with = "duration::optional_text", skip_serializing_if = "Option::is_none")]
     pub duration: Option<Duration>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Moment>,

@@ -68,7 +68,9 @@ pub enum ClientError {
     #[error("can't reach {endpoint}: {why}")]
     Unreachable { endpoint: String, why: String },
     /// What was asked for may or may not have happened.
-    #[error("{endpoint} gave no complete answer: {why}; what was asked for may have happened all the same")]
+    #[error(
+        "{endpoint} gave no complete answer: {why}; what was asked for may have happened all the same"
+    )]
     NoAnswer { endpoint: String, why: String },
 }
 
@@ -227,7 +229,15 @@ mod tests {
         assert_eq!(parse("http://[::1]:8000/").unwrap().host, "::1");
         assert_eq!(parse("http://mail.test").unwrap().port, 80);
         assert_eq!(parse("https://mail.test"), Err(EndpointError::Tls));
-        for text in ["", "127.0.0.1:8000", "ftp://x", "http://", "http://x/api", "http://u:p@x", "http://x?y"] {
+        for text in [
+            "",
+            "127.0.0.1:8000",
+            "ftp://x",
+            "http://",
+            "http://x/api",
+            "http://u:p@x",
+            "http://x?y",
+        ] {
             assert_eq!(parse(text), Err(EndpointError::Malformed), "{text}");
         }
     }
