@@ -55,13 +55,32 @@ pub fn rfc5322(wall: Wall) -> String {
     )
 }
 
+/// Writes `number` in decimal, with leading zeros, over the whole of `field`.
+fn put(field: &mut [u8], number: i64) {
+    let mut rest = number.unsigned_abs() as u32;
+    for digit in field.iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+}
+
+/// `2026-11-24T17:13:29.000123Z`, in ASCII: log lines have two of them each.
+pub fn rfc3339_octets(wall: Wall) -> [u8; 27] {
+    let c = civil(wall);
+    let mut text = *b"0000-00-00T00:00:00.000000Z";
+    put(&mut text[0..4], c.year);
+    put(&mut text[5..7], c.month as i64);
+    put(&mut text[8..10], c.day);
+    put(&mut text[11..13], c.hour);
+    put(&mut text[14..16], c.minute);
+    put(&mut text[17..19], c.second);
+    put(&mut text[20..26], c.micros);
+    text
+}
+
 /// `2026-11-24T17:13:29.000123Z`.
 pub fn rfc3339(wall: Wall) -> String {
-    let c = civil(wall);
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
-        c.year, c.month, c.day, c.hour, c.minute, c.second, c.micros
-    )
+    String::from_utf8_lossy(&rfc3339_octets(wall)).into_owned()
 }
 
 /// `20261124-171329`, the name of a log segment.

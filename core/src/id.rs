@@ -71,6 +71,11 @@ impl SpoolIdGenerator {
         SpoolIdGenerator { last_ticks: 0, tail }
     }
 
+    /// Whether an id is this generator's: made in this life of the process.
+    pub fn made(&self, id: SpoolId) -> bool {
+        id.0[8..] == self.tail
+    }
+
     pub fn next(&mut self, wall: Wall) -> SpoolId {
         let since_epoch = (wall.0 / 100) as u64;
         let ticks = since_epoch.wrapping_add(GREGORIAN_OFFSET_TICKS) & 0x0fff_ffff_ffff_ffff;
@@ -110,6 +115,7 @@ mod tests {
         assert_eq!(id.created(), wall);
         assert_eq!(id.to_string().parse::<SpoolId>().unwrap(), id);
         assert_eq!(id.0[6] >> 4, 1, "version 1");
+        assert!(generator.made(id) && !SpoolIdGenerator::new(2).made(id));
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub const CONCLUDING_BOUNCES: usize = 256;
 pub const ADMIN_ENTRIES: usize = 10_000;
 /// Egress sources in one pool.
 pub const POOL_ENTRIES: usize = 10_000;
+/// Sites whose TLS was found broken and is avoided for a while.
+pub const BROKEN_TLS_SITES: usize = 100_000;
 /// MX hosts of a domain that are looked at.
 pub const MX_HOSTS: usize = 64;
 /// Addresses of one connection plan.
@@ -86,10 +88,29 @@ pub const POLICY_WARNINGS: usize = 1_000;
 /// The text of `kumo.reject` and `kumo.disconnect`.
 pub const POLICY_REPLY_OCTETS: usize = 4_096;
 
+/// Log lines waiting for the writer, together, whatever `back_pressure` says.
+pub const LOG_BACKLOG_OCTETS: usize = 256 * 1024 * 1024;
+/// Header fields that one log record carries, and what is kept of each value.
+pub const LOG_HEADER_FIELDS: usize = 256;
+pub const LOG_HEADER_OCTETS: usize = 16 * 1024;
+/// Series of one metric that carry a queue's name; the rest are added up in one.
+pub const METRIC_SERIES: usize = 5_000;
+/// A filter for diagnostics.
+pub const DIAGNOSTIC_FILTER_OCTETS: usize = 4_096;
+
 /// A spool record's value.
 pub const RECORD_OCTETS: usize = 128 * 1024 * 1024;
 /// One entry of the journal.
 pub const JOURNAL_ENTRY_OCTETS: usize = 64 * 1024 * 1024;
+
+/// Calls waiting for a store's writer; further callers wait for room.
+pub const SPOOL_JOBS: usize = 64;
+/// Reads of one store that run at the same time.
+pub const SPOOL_READERS: usize = 16;
+/// Values in one page of a scan; a page with more ends early.
+pub const SCAN_PAGE_OCTETS: usize = 32 * 1024 * 1024;
+/// Files and folders that a LocalDisk spool remembers as unsynced; above it the whole file system is synced.
+pub const LOCAL_DISK_UNSYNCED: usize = 8_192;
 
 const _: () = assert!(COMMAND_LINE_OCTETS <= READ_CHUNK_OCTETS);
 const _: () = assert!(BATCH_OCTETS <= RECORD_OCTETS);

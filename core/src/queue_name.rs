@@ -1,5 +1,6 @@
 //! The names of scheduled queues: `campaign:tenant@domain!routing_domain`, each part but the domain optional.
-use crate::message::Message;
+use crate::message::{Envelope, Message, Meta};
+use crate::recipients::RecipientSet;
 use alloc::string::String;
 use core::fmt;
 
@@ -54,19 +55,24 @@ impl fmt::Display for QueueName<'_> {
 /// The scheduled queue a message belongs to: its `queue` metadata, or what its `campaign`, `tenant` and
 /// `routing_domain` metadata and its first remaining recipient make.
 pub fn of_message(message: &Message) -> String {
-    let meta = |name: &str| {
-        message.meta.get(name).and_then(|value| value.as_str()).filter(|text| !text.is_empty())
+    of(&message.envelope, &message.remaining, &message.meta)
+}
+
+/// As [`of_message`], for a message whose body isn't at hand.
+pub fn of(envelope: &Envelope, remaining: &RecipientSet, meta: &Meta) -> String {
+    let text = |name: &str| {
+        meta.get(name).and_then(|value| value.as_str()).filter(|text| !text.is_empty())
     };
-    if let Some(queue) = meta("queue") {
+    if let Some(queue) = text("queue") {
         return queue.into();
     }
-    let first = message.remaining.iter().next().unwrap_or(0) as usize;
-    let domain = message.envelope.recipients.get(first).map_or("", |mailbox| mailbox.domain());
+    let first = remaining.iter().next().unwrap_or(0) as usize;
+    let domain = envelope.recipients.get(first).map_or("", |mailbox| mailbox.domain());
     let name = QueueName {
-        campaign: meta("campaign"),
-        tenant: meta("tenant"),
+        campaign: text("campaign"),
+        tenant: text("tenant"),
         domain,
-        routing_domain: meta("routing_domain"),
+        routing_domain: text("routing_domain"),
     };
     name.render()
 }

@@ -10,4 +10,5 @@ pub mod dns;
 pub mod files;
 pub mod host;
 pub mod net;
+pub mod spool;
 pub mod tls;

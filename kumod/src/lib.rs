@@ -1,3 +1,12 @@
-//! kumod: the product around kumo-core and kumo-driver. The Lua policy layer is [`policy`], the HTTP API [`http`].
+//! kumod: the product around kumo-core and kumo-driver: Lua [`policy`], local [`logs`], the [`http`] API, and the
+//! [`daemon`] that puts them together with io-real's ports ([`world`]).
+//!
+//! # Architecture invariants
+//! - Only `policy` names mlua, only `http` names axum.
+//! - Nothing here decides about a message; what operators see is put into words here.
+pub mod daemon;
 pub mod http;
+pub mod logs;
 pub mod policy;
+pub mod privileges;
+pub mod world;

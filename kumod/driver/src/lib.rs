@@ -1,14 +1,36 @@
 //! kumo-driver: feeds kumo-core's machines with what happens and performs what they ask for, generic over the ports.
 //!
-//! So far it declares its own ports: [`policy`], [`record`], and [`world`], which bundles all of them; and what it
-//! will count, [`counters`]. The loops that drive the machines aren't written yet.
+//! # What is here
+//! - [`node`]: start, stop, and the [`node::Handle`] for the rest of the process.
+//! - `engine_loop`: one engine, one input at a time. `committer`: the only writer of the spool.
+//! - `server`, `intake`: mail comes in. `client`, `plan`, `local`: mail goes out. `concluder`: records and removals.
+//! - `questions`: policy and DNS for the engine. `enumeration`: what earlier lives left. `cache`: messages in memory.
+//! - [`policy`], [`record`], [`world`]: ports that are the driver's own; [`counters`]: what it counts;
+//!   [`conformance`]: what every implementation of a port has to pass.
 //!
 //! # Architecture invariants
 //! - No decision is taken here: what to reply, retry, bounce or open is the machines' to say.
 //! - No await without a deadline; every task has an owner that notices its end.
 //! - The clock is `Host::now`; nothing here reads another.
 //! - Texts (local parts, replies, headers) stay on this side of the engine.
+//! - The engine's loop waits for nobody; nobody holds a lock across an await.
+mod cache;
+mod client;
+mod committer;
+mod concluder;
+pub mod conformance;
 pub mod counters;
+mod engine_loop;
+mod enumeration;
+mod intake;
+mod local;
+pub mod node;
+mod plan;
 pub mod policy;
+mod questions;
 pub mod record;
+mod server;
+mod shared;
+#[cfg(test)]
+mod testing;
 pub mod world;

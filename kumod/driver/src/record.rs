@@ -13,7 +13,10 @@ use std::future::Future;
 pub struct RecordEvent<'a> {
     pub kind: RecordKind,
     pub when: Wall,
+    /// The body may be empty where [`Recorder::quotes_header`] says so.
     pub message: &'a Message,
+    /// Octets of the message's content.
+    pub size: u64,
     pub recipients: Vec<&'a Mailbox>,
     pub queue: &'a str,
     /// The ready queue's name, or what stands for it.
@@ -33,6 +36,12 @@ pub struct RecordEvent<'a> {
 }
 
 pub trait Recorder: Send + Sync + 'static {
+    /// Whether records of that kind quote the message's header, so that the body has to be there. If not, it may
+    /// be left empty, and nothing is read from the spool for the sake of a log line.
+    fn quotes_header(&self, _kind: RecordKind) -> bool {
+        true
+    }
+
     /// Returns once the record is in the writer's queue; waits only while that is full.
     fn record(&self, event: RecordEvent<'_>) -> impl Future<Output = ()> + Send;
 }

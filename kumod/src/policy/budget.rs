@@ -3,7 +3,7 @@
 //! same error again, so no `pcall` loop outlives it; a state that ran out is never used again (see `pool`).
 //! Not covered: a single C function that runs for long without allocating, such as `string.find` with a
 //! pattern that backtracks without end.
-use super::error::{Fault, PolicyError, fault, position};
+use super::error::{Fault, PolicyError, calling_line, fault, position};
 use mlua::debug::HookTriggers;
 use mlua::{Lua, Thread, VmState};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Instructions between two looks at the budget.
 const INTERVAL: u64 = 10_000;
-/// Instructions after which a call lets other tasks of its worker run; some milliseconds.
-const YIELD_EVERY: u64 = 1_000_000;
+/// Instructions after which a call lets other tasks of its worker run. Under a millisecond: a tokio worker that always
+/// has something to do looks at its timers, and so at our caller's deadline, only every 61st time.
+const YIELD_EVERY: u64 = 100_000;
 /// What starting a coroutine is charged, so that many short ones are counted too.
 const COROUTINE: u64 = 1_000;
 /// Octets copied on behalf of policy that cost as much as one instruction.
@@ -22,6 +23,7 @@ const OCTETS_PER_INSTRUCTION: u64 = 64;
 pub struct Budget {
     used: AtomicU64,
     limit: AtomicU64,
+    memory: usize,
     exhausted: AtomicBool,
     /// Where it ran out first.
     fault: Mutex<Option<Fault>>,
@@ -35,6 +37,7 @@ impl Budget {
         let budget = Arc::new(Budget {
             used: AtomicU64::new(0),
             limit: AtomicU64::new(u64::MAX),
+            memory,
             exhausted: AtomicBool::new(false),
             fault: Mutex::new(None),
             outermost: AtomicUsize::new(0),
@@ -66,7 +69,7 @@ impl Budget {
         let before = self.used.fetch_add(interval, Ordering::Relaxed);
         let after = before.saturating_add(interval);
         if after > self.limit.load(Ordering::Relaxed) {
-            return Err(self.run_out(lua, position(frame))?);
+            return Err(self.run_out_of_instructions(lua, position(frame))?);
         }
         let turn = before / YIELD_EVERY != after / YIELD_EVERY;
         Ok(match turn && self.is_outermost(lua) {
@@ -80,21 +83,39 @@ impl Budget {
         current == self.outermost.load(Ordering::Relaxed)
     }
 
+    fn run_out_of_instructions(
+        self: &Arc<Budget>,
+        lua: &Lua,
+        place: Option<String>,
+    ) -> mlua::Result<mlua::Error> {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let text = format!("ran out of its {limit} instructions; is there a loop without end?");
+        self.run_out(lua, Fault { place, text })
+    }
+
+    /// Policy caught the error that lack of memory is.
+    pub fn run_out_of_memory(self: &Arc<Budget>, lua: &Lua) -> mlua::Result<mlua::Error> {
+        let found = Fault { place: calling_line(lua), text: out_of_memory(self.memory) };
+        self.run_out(lua, found)
+    }
+
     /// The error to raise. From now on the hook is called before every instruction.
-    fn run_out(self: &Arc<Budget>, lua: &Lua, place: Option<String>) -> mlua::Result<mlua::Error> {
-        self.hook(lua, 1)?;
-        let text = format!(
-            "ran out of its {} instructions; is there a loop without end?",
-            self.limit.load(Ordering::Relaxed)
-        );
-        let found = Fault { place, text };
+    fn run_out(self: &Arc<Budget>, lua: &Lua, found: Fault) -> mlua::Result<mlua::Error> {
         self.exhausted.store(true, Ordering::Relaxed);
+        // Nothing is left to spend, whatever ran out.
+        self.limit.store(0, Ordering::Relaxed);
+        self.hook(lua, 1)?;
         let mut first = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(mlua::Error::external(first.get_or_insert(found).clone()))
     }
 
-    /// Charges for work that one of our functions does on behalf of policy.
-    pub fn charge_octets(self: &Arc<Budget>, lua: &Lua, octets: usize) -> mlua::Result<()> {
+    /// Charges for octets that one of our functions looks at one by one on behalf of policy.
+    pub fn charge_reading(self: &Arc<Budget>, lua: &Lua, octets: usize) -> mlua::Result<()> {
+        self.charge(lua, octets as u64)
+    }
+
+    /// Charges for octets that are only copied.
+    pub fn charge_copying(self: &Arc<Budget>, lua: &Lua, octets: usize) -> mlua::Result<()> {
         self.charge(lua, octets as u64 / OCTETS_PER_INSTRUCTION)
     }
 
@@ -107,7 +128,7 @@ impl Budget {
         if before.saturating_add(instructions) <= self.limit.load(Ordering::Relaxed) {
             return Ok(());
         }
-        Err(self.run_out(lua, super::error::calling_line(lua))?)
+        Err(self.run_out_of_instructions(lua, calling_line(lua))?)
     }
 
     /// Whether it ran out, also if policy hid that.

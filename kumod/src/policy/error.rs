@@ -58,15 +58,20 @@ pub fn calling_line(lua: &Lua) -> Option<String> {
     (0..FRAMES).find_map(|level| lua.inspect_stack(level, position)?)
 }
 
-/// What our own Lua code is called; it is never the place of an operator's mistake.
+/// What our own Lua code is called, and mlua's; neither is ever the place of an operator's mistake.
 pub const OWN_CODE: &str = "[kumod]";
+const NOT_POLICY: [&str; 3] = [OWN_CODE, "__mlua", "[C]"];
 
 /// `FILE:LINE` of one frame; `None` for C and for our own code.
 pub fn position(frame: &mlua::debug::Debug<'_>) -> Option<String> {
     let line = frame.current_line()?;
     let source = frame.source();
-    let file = source.short_src.as_deref().filter(|file| *file != OWN_CODE)?;
+    let file = source.short_src.as_deref().filter(|file| is_policy(file))?;
     Some(format!("{file}:{line}"))
+}
+
+fn is_policy(frame: &str) -> bool {
+    !NOT_POLICY.iter().any(|other| frame.starts_with(other))
 }
 
 /// Where something went wrong, and what, out of what Lua reports. `None` as text stands for lack of memory.
@@ -91,8 +96,10 @@ pub fn describe(error: &mlua::Error) -> (Option<String>, Option<String>) {
         },
         E::RuntimeError(text) | E::SyntaxError { message: text, .. } => {
             let (text, traceback) = text.split_once("\nstack traceback:").unwrap_or((text, ""));
-            let (place, text) = split_place(text);
-            (place.or_else(|| first_line_in(traceback)), Some(text.into()))
+            let (place, text) = innermost_place(text);
+            // Lua's buffers raise this as an ordinary error.
+            let text = (text != "not enough memory").then(|| text.to_string());
+            (place.or_else(|| first_line_in(traceback)), text)
         }
         E::MemoryError(_) => (None, None),
         E::FromLuaConversionError { from, to, .. } => {
@@ -104,7 +111,10 @@ pub fn describe(error: &mlua::Error) -> (Option<String>, Option<String>) {
 
 fn argument(error: &mlua::Error) -> String {
     match error {
-        mlua::Error::BadArgument { to: Some(to), pos, .. } => format!("argument {pos} of {to}"),
+        mlua::Error::BadArgument { to: Some(to), pos, .. } => {
+            let method = to.rsplit('.').next().unwrap_or(to);
+            format!("argument {pos} of {method}")
+        }
         mlua::Error::BadArgument { pos, .. } => format!("argument {pos}"),
         _ => "argument".into(),
     }
@@ -124,8 +134,21 @@ fn plain_type(rust: &str) -> &str {
 
 /// The first frame of a stack trace that has a line: the innermost one of Lua.
 pub fn first_line_in(traceback: &str) -> Option<String> {
-    let ours = |line: &&str| !line.starts_with("[C]") && !line.starts_with(OWN_CODE);
-    traceback.lines().map(str::trim).filter(ours).find_map(|line| split_place(line).0)
+    let frames = traceback.lines().map(str::trim).filter(|line| is_policy(line));
+    frames.into_iter().find_map(|line| split_place(line).0)
+}
+
+/// Splits off every place that a text begins with: an error that is raised again gets another one in front.
+fn innermost_place(text: &str) -> (Option<String>, &str) {
+    let (mut innermost, mut rest) = (None, text);
+    while let (Some(place), after) = split_place(rest) {
+        if innermost.is_some() && place.contains(' ') {
+            break;
+        }
+        rest = after;
+        innermost = Some(place).filter(|place| is_policy(place)).or(innermost);
+    }
+    (innermost, rest)
 }
 
 /// Splits `FILE:LINE: rest`.
@@ -161,8 +184,21 @@ mod tests {
     }
 
     #[test]
+    fn an_error_raised_again_keeps_its_first_place() {
+        for (text, place, rest) in [
+            ("p.lua:9: p.lua:3: no", Some("p.lua:3"), "no"),
+            ("[kumod]:64: too large", None, "too large"),
+            ("p.lua:9: [kumod]:64: too large", Some("p.lua:9"), "too large"),
+            ("p.lua:9: bad line in x:5: y", Some("p.lua:9"), "bad line in x:5: y"),
+        ] {
+            assert_eq!(innermost_place(text), (place.map(String::from), rest), "{text}");
+        }
+    }
+
+    #[test]
     fn the_innermost_lua_frame_of_a_stack_trace_is_found() {
-        let trace = "stack traceback:\n\t[C]: in function 'kumo.reject'\n\tp.lua:7: in function <p.lua:6>";
+        let trace =
+            "stack traceback:\n\t[C]: in function 'kumo.reject'\n\tp.lua:7: in function <p.lua:6>";
         assert_eq!(first_line_in(trace).as_deref(), Some("p.lua:7"));
         assert_eq!(first_line_in("<traceback unavailable>"), None);
     }

@@ -29,15 +29,31 @@ pub fn open(program: &Arc<Program>) -> mlua::Result<Library> {
     // code runs, the prelude removes `loadlib` and the C searchers, and of `debug` all but `traceback` and `getinfo`.
     let lua = unsafe { Lua::unsafe_new_with(libraries, options) };
     let budget = Budget::install(&lua, program.options.memory)?;
-    let charge = budget.clone();
-    let charge = lua.create_function(move |lua, ()| charge.charge_coroutine(lua))?;
-    let arguments = (charge, file_loader(&lua, program)?, module_finder(&lua, program)?);
-    let readable = lua.create_function(readable)?;
     let prelude = lua.load(PRELUDE).set_name(format!("={OWN_CODE}")).into_function()?;
-    prelude.call::<()>((arguments.0, arguments.1, arguments.2, readable))?;
+    prelude.call::<()>((
+        budget_functions(&lua, &budget)?,
+        file_loader(&lua, program)?,
+        module_finder(&lua, program)?,
+        lua.create_function(readable)?,
+    ))?;
     package(&lua)?.raw_set("path", program.search_path())?;
     let traceback = lua.globals().get::<Table>("debug")?.get("traceback")?;
     Ok(Library { lua, budget, traceback })
+}
+
+/// What the prelude needs of the budget.
+fn budget_functions(lua: &Lua, budget: &Arc<Budget>) -> mlua::Result<Table> {
+    let functions = lua.create_table()?;
+    let mine = budget.clone();
+    let charge = lua.create_function(move |lua, ()| mine.charge_coroutine(lua))?;
+    functions.raw_set("charge_coroutine", charge)?;
+    let mine = budget.clone();
+    let run_out = lua.create_function(move |lua, ()| Err::<(), _>(mine.run_out_of_memory(lua)?))?;
+    functions.raw_set("run_out_of_memory", run_out)?;
+    let mine = budget.clone();
+    functions
+        .raw_set("is_exhausted", lua.create_function(move |_, ()| Ok(mine.is_exhausted()))?)?;
+    Ok(functions)
 }
 
 fn package(lua: &Lua) -> mlua::Result<Table> {

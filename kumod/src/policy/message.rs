@@ -66,12 +66,13 @@ impl MessageObject {
         self.draft.with(lua, "message", use_it)
     }
 
-    fn charge(&self, lua: &Lua, draft: &Draft) -> mlua::Result<()> {
-        self.budget.charge_octets(lua, draft.message.body.len())
+    /// Charges for a look at every header field.
+    fn charge_header(&self, lua: &Lua, draft: &Draft) -> mlua::Result<()> {
+        self.budget.charge_reading(lua, header::header_end(&draft.message.body))
     }
 
     fn set_body(&self, lua: &Lua, draft: &mut Draft, body: Bytes) -> mlua::Result<()> {
-        self.charge(lua, draft)?;
+        self.budget.charge_copying(lua, body.len())?;
         check_octets(lua, "the message", body.len(), limits::RECORD_OCTETS)?;
         draft.edit().body = body;
         Ok(())
@@ -89,20 +90,18 @@ impl MessageObject {
             _ => value,
         };
         self.with(lua, |draft| {
+            self.charge_header(lua, draft)?;
             let body = add(&draft.message.body, &name, &value);
             self.set_body(lua, draft, body.map_err(|error| fault(lua, error.to_string()))?)
         })
     }
 
-    fn remove_headers(
-        &self,
-        lua: &Lua,
-        unwanted: impl Fn(&Field<'_>) -> bool,
-    ) -> mlua::Result<()> {
+    fn remove_headers(&self, lua: &Lua, unwanted: impl Fn(&Field<'_>) -> bool) -> mlua::Result<()> {
         self.with(lua, |draft| {
+            self.charge_header(lua, draft)?;
             let body = header::remove_where(&draft.message.body, unwanted);
-            match body == draft.message.body {
-                true => self.charge(lua, draft),
+            match body.len() == draft.message.body.len() {
+                true => Ok(()),
                 false => self.set_body(lua, draft, body),
             }
         })
@@ -173,9 +172,8 @@ pub const METHODS: [&str; 29] = [
 ];
 
 fn add_envelope_methods<M: UserDataMethods<MessageObject>>(methods: &mut M) {
-    methods.add_method("id", |lua, this, ()| {
-        this.with(lua, |draft| Ok(draft.message.id.to_string()))
-    });
+    methods
+        .add_method("id", |lua, this, ()| this.with(lua, |draft| Ok(draft.message.id.to_string())));
     methods.add_method("sender", |lua, this, ()| {
         this.with(lua, |draft| Ok(EnvelopeAddress(draft.message.envelope.sender.clone())))
     });
@@ -233,7 +231,10 @@ fn set_recipients(lua: &Lua, draft: &mut Draft, given: &Lv) -> mlua::Result<()> 
     if list.is_empty() || list.len() > limits::RECIPIENTS_PER_MESSAGE {
         let limit = limits::RECIPIENTS_PER_MESSAGE;
         let count = list.len();
-        return Err(fault(lua, format!("set_recipient: from 1 to {limit} recipients, not {count}")));
+        return Err(fault(
+            lua,
+            format!("set_recipient: from 1 to {limit} recipients, not {count}"),
+        ));
     }
     let message = draft.edit();
     message.remaining = RecipientSet::all(list.len() as u32);
@@ -250,7 +251,7 @@ fn add_content_methods<M: UserDataMethods<MessageObject>>(methods: &mut M) {
     });
     methods.add_method("get_data", |lua, this, ()| {
         this.with(lua, |draft| {
-            this.charge(lua, draft)?;
+            this.budget.charge_copying(lua, draft.message.body.len())?;
             lua.create_string(&draft.message.body)
         })
     });
@@ -280,21 +281,21 @@ fn with_crlf(data: &[u8]) -> Bytes {
 fn add_header_methods<M: UserDataMethods<MessageObject>>(methods: &mut M) {
     methods.add_method("get_first_named_header_value", |lua, this, name: String| {
         this.with(lua, |draft| {
-            this.charge(lua, draft)?;
+            this.charge_header(lua, draft)?;
             let value = header::first(&draft.message.body, &name);
             Ok(value.map(|value| encoded_word::decode(&value)))
         })
     });
     methods.add_method("get_all_named_header_values", |lua, this, name: String| {
         this.with(lua, |draft| {
-            this.charge(lua, draft)?;
+            this.charge_header(lua, draft)?;
             let values = header::all(&draft.message.body, &name);
             lua.create_sequence_from(values.iter().map(|value| encoded_word::decode(value)))
         })
     });
     methods.add_method("get_all_headers", |lua, this, ()| {
         this.with(lua, |draft| {
-            this.charge(lua, draft)?;
+            this.charge_header(lua, draft)?;
             let list = lua.create_table()?;
             for field in header::fields(&draft.message.body) {
                 let value = encoded_word::decode(&field.value());
@@ -318,7 +319,7 @@ fn add_header_methods<M: UserDataMethods<MessageObject>>(methods: &mut M) {
     type Import = (Option<Vec<String>>, Option<bool>);
     methods.add_method("import_x_headers", |lua, this, (names, first): Import| {
         this.with(lua, |draft| {
-            this.charge(lua, draft)?;
+            this.charge_header(lua, draft)?;
             import_headers(lua, draft, &names, first.unwrap_or(false))
         })
     });
@@ -368,8 +369,9 @@ fn add_schedule_methods<M: UserDataMethods<MessageObject>>(methods: &mut M) {
             })?;
             let Some(value) = value else { return Ok(None) };
             let parsed = serde_json::from_str(&value);
-            let parsed: serde_json::Value = parsed
-                .map_err(|error| fault(lua, format!("import_scheduling_header: {name}: {error}")))?;
+            let parsed: serde_json::Value = parsed.map_err(|error| {
+                fault(lua, format!("import_scheduling_header: {name}: {error}"))
+            })?;
             let schedule: Option<Table> = lua.unpack(to_lua(lua, &parsed)?)?;
             let shown = this.with(lua, |draft| set_scheduling(lua, draft, schedule))?;
             if remove == Some(true) {

@@ -35,7 +35,7 @@ pub fn set(
     let value = to_json(lua, value, Floats::AsIs)?;
     let before = meta.get(&name).map_or(0, |old| octets(old) + name.len());
     let total = map_octets(meta) - before + octets(&value) + name.len();
-    budget.charge_octets(lua, total)?;
+    budget.charge_copying(lua, total)?;
     check_octets(lua, "the metadata", total, limits::META_OCTETS)?;
     meta.insert(name, value);
     Ok(())

@@ -7,7 +7,7 @@
 //!
 //! # Budgets
 //! Each call has a number of instructions and the state an amount of memory. A hook counts in every coroutine; every
-//! million instructions it lets other tasks run, so that the caller's deadline holds also against a loop that stays
+//! hundred thousand instructions it lets other tasks run, so that the caller's deadline holds also against a loop that stays
 //! within its budget. A state that ran out, or whose call was dropped, is never used again.
 //! Not covered: a single C function that computes for long without allocating, which is what `string.find` can do
 //! with a pattern that backtracks; and waiting for the disk in `io`.
@@ -24,7 +24,7 @@ mod address;
 mod budget;
 mod constructors;
 mod convert;
-mod encoded_word;
+pub(crate) mod encoded_word;
 mod engine;
 mod error;
 mod events;

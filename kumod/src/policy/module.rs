@@ -80,8 +80,11 @@ fn register_without_effect(lua: &Lua, kumo: &Table, program: &Arc<Program>) -> m
     Ok(())
 }
 
+/// Writes a text with the line it comes from.
+type Log = fn(&str, &str);
+
 fn register_logging(lua: &Lua, kumo: &Table) -> mlua::Result<()> {
-    let levels: [(&str, fn(&str, &str)); 4] = [
+    let levels: [(&str, Log); 4] = [
         ("log_debug", |place, text| tracing::debug!(target: "policy", place, "{text}")),
         ("log_info", |place, text| tracing::info!(target: "policy", place, "{text}")),
         ("log_warn", |place, text| tracing::warn!(target: "policy", place, "{text}")),

@@ -1,8 +1,11 @@
 -- Makes Lua's own library safe to be used within a budget. Runs once in every new state, before any policy.
-local charge_coroutine, load_file, find_module, readable = ...
-local error_, assert_, load_, collectgarbage_ = error, assert, load, collectgarbage
+local budget, load_file, find_module, readable = ...
+local error_, assert_, load_, select = error, assert, load, select
+local collectgarbage_ = collectgarbage
 local setmetatable_, getmetatable, type, rawget = setmetatable, getmetatable, type, rawget
-local create, wrap, rep = coroutine.create, coroutine.wrap, string.rep
+local create, wrap, resume = coroutine.create, coroutine.wrap, coroutine.resume
+local pcall_, xpcall_, rep = pcall, xpcall, string.rep
+local no_memory = 'not enough memory'
 
 -- Each of these ends the process, blocks a worker, changes other threads, or can break the state.
 os.exit, os.execute, os.setlocale, io.popen, package.loadlib = nil, nil, nil, nil, nil
@@ -31,11 +34,11 @@ end
 
 function assert(...)
   local holds, why = ...
-  if holds then
-    return ...
+  local count = select('#', ...)
+  if holds or count == 0 then
+    return assert_(...)
   end
-  with_text(why)
-  return assert_(...)
+  error_(count == 1 and 'assertion failed!' or with_text(why), 2)
 end
 
 -- Finalizers run outside of every hook, and so of every budget.
@@ -47,13 +50,40 @@ function setmetatable(table, meta)
 end
 
 function coroutine.create(body)
-  charge_coroutine()
+  budget.charge_coroutine()
   return create(body)
 end
 
 function coroutine.wrap(body)
-  charge_coroutine()
+  budget.charge_coroutine()
   return wrap(body)
+end
+
+-- Whatever catches errors gives back lack of memory: each further try would collect all garbage again.
+local function checked(succeeded, ...)
+  if not succeeded and (...) == no_memory then
+    budget.run_out_of_memory()
+  end
+  return succeeded, ...
+end
+
+function pcall(...)
+  return checked(pcall_(...))
+end
+
+-- A message handler runs with hooks off if the error came from one, and then nothing could stop it.
+function xpcall(body, handler, ...)
+  local function guarded(why)
+    if why == no_memory or budget.is_exhausted() then
+      return why
+    end
+    return handler(why)
+  end
+  return checked(xpcall_(body, guarded, ...))
+end
+
+function coroutine.resume(...)
+  return checked(resume(...))
 end
 
 -- Lua 5.4 would count down from any number here without allocating anything.

@@ -20,9 +20,7 @@ const ENCODERS: [(&str, Encode); 4] = [
     ("json_encode_pretty", |value| {
         serde_json::to_string_pretty(value).map_err(|error| error.to_string())
     }),
-    ("toml_encode", |value| {
-        toml::to_string(&to_toml(value)?).map_err(|error| error.to_string())
-    }),
+    ("toml_encode", |value| toml::to_string(&to_toml(value)?).map_err(|error| error.to_string())),
     ("toml_encode_pretty", |value| {
         toml::to_string_pretty(&to_toml(value)?).map_err(|error| error.to_string())
     }),
@@ -79,8 +77,9 @@ fn parsed(
     text: &[u8],
 ) -> mlua::Result<Lv> {
     check_octets(lua, "the text", text.len(), limits::POLICY_VALUE_OCTETS)?;
-    budget.charge_octets(lua, text.len())?;
-    let value = std::str::from_utf8(text).map_err(|_| "the text isn't UTF-8".into()).and_then(parse);
+    budget.charge_reading(lua, text.len())?;
+    let value =
+        std::str::from_utf8(text).map_err(|_| "the text isn't UTF-8".into()).and_then(parse);
     to_lua(lua, &value.map_err(|why| fault(lua, format!("kumo.serde.{name}: {why}")))?)
 }
 
@@ -95,7 +94,7 @@ fn encoder(
         let value = to_json(lua, &value, Floats::AsIs)?;
         let text = encode(&value);
         let text = text.map_err(|why| fault(lua, format!("kumo.serde.{name}: {why}")))?;
-        budget.charge_octets(lua, text.len())?;
+        budget.charge_reading(lua, text.len())?;
         Ok(text)
     })
 }
@@ -253,8 +252,11 @@ mod tests {
     }
 
     #[test]
-    fn deep_json_is_an_error() {
+    fn deep_values_are_errors() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         assert!(parse_json(&deep).unwrap_err().contains("recursion limit"));
+        assert!(parse_toml(&format!("a = {deep}")).is_err());
+        let dotted = format!("{}a = 1", "a.".repeat(100_000));
+        assert!(parse_toml(&dotted).is_err());
     }
 }

@@ -320,6 +320,11 @@ impl Session {
         matches!(self.state, State::AwaitVerdict(_))
     }
 
+    /// Whether the peer has, or will have with what is sent next, a part of the message.
+    pub fn has_begun_body(&self) -> bool {
+        matches!(self.state, State::SendBody(_) | State::AwaitVerdict(_))
+    }
+
     /// What the session does, in words for operators.
     pub fn phase(&self) -> &'static str {
         self.state.phase(&self.context).name()

@@ -1,5 +1,6 @@
 //! Loops without end, memory without end, and calls that are given up.
 use super::*;
+use kumo_core::limits;
 use std::time::Duration;
 
 /// A handler whose body is on line 2.
@@ -33,6 +34,7 @@ async fn loops_without_end_stop_wherever_they_are_and_whatever_they_catch() {
         "while true do meta:set_meta('x', ('y'):rep(100000)) end".into(),
         "while true do pcall(kumo.serde.json_parse, '[' .. (' '):rep(100000)) end".into(),
         "string.rep('', math.maxinteger) while true do end".into(),
+        format!("error(setmetatable({{}}, {{__tostring = function() {forever} end}}))"),
     ] {
         let policy = load(&on_mail(&body)).await;
         let asked = ask(&policy, mail_from());
@@ -57,7 +59,9 @@ async fn memory_without_end_names_event_and_line() {
     for body in [
         "local t = {} while true do t[#t + 1] = ('x'):rep(1000) .. #t end",
         "local s = 'x' while true do s = s .. s end",
-        "local s = ('x'):rep(1 << 40)",
+        "local s = ('x'):rep(1 << 30)",
+        "while true do xpcall(function() return ('x'):rep(1 << 30) end, debug.traceback) end",
+        "while true do coroutine.resume(coroutine.create(function() return ('x'):rep(1 << 30) end)) end",
         "local t = {} while true do pcall(function() t[#t + 1] = ('x'):rep(100000) end) end",
         "meta:set_meta('x', ('x'):rep(1 << 26))",
         "coroutine.wrap(function() local s = 'x' while true do s = s .. s end end)()",
@@ -67,13 +71,13 @@ async fn memory_without_end_names_event_and_line() {
         let memory = "needs more than the 16 MiB of memory policy may use";
         let start = "event smtp_server_mail_from: policy.lua:2: ";
         let rest = text.strip_prefix(start).unwrap_or_else(|| panic!("{body}: {text}"));
-        assert!(rest == memory || rest == OUT, "{body}: {text}");
+        assert_eq!(rest, memory, "{body}");
     }
 }
 
 #[tokio::test]
 async fn much_garbage_is_no_lack_of_memory() {
-    let policy = load(&on_mail("for i = 1, 1000 do local s = ('x'):rep(1 << 20) .. i end")).await;
+    let policy = load(&on_mail("for i = 1, 100 do local s = ('x'):rep(1 << 20) .. i end")).await;
     for _ in 0..3 {
         assert!(matches!(ask(&policy, mail_from()).await.verdict, Verdict::Proceed));
     }
@@ -82,23 +86,29 @@ async fn much_garbage_is_no_lack_of_memory() {
 #[tokio::test]
 async fn a_message_cannot_grow_without_end() {
     let source = "kumo.on('smtp_server_data', function(msg)
-        local value = ('x'):rep(1 << 20)
-        while true do msg:append_header('X', value) end
+        msg:append_header('A', 'b')
+        while true do msg:append_header('X', ('x'):rep(1 << 20)) end
     end)";
     let options = PolicyOptions { instructions: u64::MAX, ..OPTIONS };
     let policy = load_with(source, options).await.unwrap().policy;
-    let text = failure(ask(&policy, Asked::Data { message: message("") }).await.verdict);
+    let mut message = message("");
+    message.body =
+        [&b"A: b\r\n\r\n"[..], &vec![b'\n'; limits::RECORD_OCTETS - 1000]].concat().into();
+    let text = failure(ask(&policy, Asked::Data { message }).await.verdict);
     assert!(text.contains("policy.lua:3: the message would be"), "{text}");
+    let message = super::message("");
     let source = "kumo.on('smtp_server_data', function(msg)
         for i = 1, 100 do msg:set_meta('x' .. i, ('x'):rep(100000)) end
     end)";
-    let text = failure(verdict(source, Asked::Data { message: message("") }).await);
+    let text = failure(verdict(source, Asked::Data { message }).await);
     assert!(text.contains("policy.lua:2: the metadata would be"), "{text}");
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_long_call_lets_others_run_and_ends_at_its_deadline() {
-    let source = on_mail("if from.user == 'long' then while true do pcall(function() for i = 1, 1000 do end end) end end");
+    let source = on_mail(
+        "if from.user == 'long' then while true do pcall(function() for i = 1, 1000 do end end) end end",
+    );
     let options = PolicyOptions { instructions: u64::MAX, states: 1, ..OPTIONS };
     let policy = load_with(&source, options).await.unwrap().policy;
     let long = Asked::MailFrom { sender: ReversePath::parse("long@x.test").unwrap() };
@@ -117,9 +127,9 @@ async fn hooks_do_not_disturb_coroutines() {
     assert!(matches!(ask(&policy, mail_from()).await.verdict, Verdict::Proceed));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn calls_wait_for_a_state_and_then_get_it() {
-    let options = PolicyOptions { states: 1, ..OPTIONS };
+    let options = PolicyOptions { states: 2, ..OPTIONS };
     let source = on_mail("for i = 1, 100000 do end");
     let policy = std::sync::Arc::new(load_with(&source, options).await.unwrap().policy);
     let calls: Vec<_> = (0..20)
@@ -131,13 +141,14 @@ async fn calls_wait_for_a_state_and_then_get_it() {
     for call in calls {
         assert!(matches!(call.await.unwrap(), Verdict::Proceed));
     }
-    assert_eq!(policy.idle_states(), 1);
+    assert!((1..=2).contains(&policy.idle_states()));
 }
 
 #[tokio::test]
 async fn a_state_is_replaced_after_its_uses() {
     let options = PolicyOptions { uses: 5, ..OPTIONS };
-    let source = format!("local count = 0 {}", on_mail("count = count + 1 meta:set_meta('count', count)"));
+    let source =
+        format!("local count = 0 {}", on_mail("count = count + 1 meta:set_meta('count', count)"));
     let policy = load_with(&source, options).await.unwrap().policy;
     let mut counts = Vec::new();
     for _ in 0..6 {

@@ -1,0 +1,140 @@
+//! A spool's directory before it is used: made where missing, and tried out, so that a wrong owner or mode is one
+//! clear error at start instead of many strange ones later. Locking is [`lock`](super::lock)'s.
+use kumo_core::port::{SpoolError, SpoolErrorKind};
+use std::ffi::CString;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+const PROBE_PREFIX: &str = ".kumo-dir-probe";
+
+/// Makes the directory and its missing parents (0755 less the umask), each durably, and tries it out.
+pub(super) fn prepare(path: &Path) -> Result<(), SpoolError> {
+    create(path).map_err(|failure| unusable(path, failure))?;
+    probe(path)
+}
+
+/// Writes, syncs, renames and removes a file, as the spool is going to.
+pub(super) fn probe(path: &Path) -> Result<(), SpoolError> {
+    try_out(path).map_err(|failure| unusable(path, failure))
+}
+
+/// Syncs the entries of a folder.
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Makes one folder; whether it is new. Its entry in the parent isn't synced yet.
+pub(super) fn make_folder(path: &Path) -> io::Result<bool> {
+    match DirBuilder::new().mode(0o755).create(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+struct Failure {
+    step: &'static str,
+    error: io::Error,
+}
+
+trait Step<T> {
+    fn step(self, step: &'static str) -> Result<T, Failure>;
+}
+
+impl<T> Step<T> for io::Result<T> {
+    fn step(self, step: &'static str) -> Result<T, Failure> {
+        self.map_err(|error| Failure { step, error })
+    }
+}
+
+fn create(path: &Path) -> Result<(), Failure> {
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|folder| !folder.as_os_str().is_empty()).collect();
+    for folder in missing.into_iter().rev().skip_while(|folder| folder.is_dir()) {
+        make_folder(folder).step("making it")?;
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync_folder(parent.unwrap_or(Path::new("."))).step("syncing its parent")?;
+    }
+    Ok(())
+}
+
+fn try_out(path: &Path) -> Result<(), Failure> {
+    let first = path.join(format!("{PROBE_PREFIX}-{}", std::process::id()));
+    let renamed = first.with_extension("renamed");
+    let result = write_probe(&first)
+        .and_then(|()| fs::rename(&first, &renamed).step("renaming a file in it"))
+        .and_then(|()| compare_ids(&renamed))
+        .and_then(|()| fs::remove_file(&renamed).step("removing a file from it"));
+    if result.is_err() {
+        // Best effort: what failed may well fail again, and the first error is the one to show.
+        let _ = fs::remove_file(&first);
+        let _ = fs::remove_file(&renamed);
+    }
+    result
+}
+
+fn write_probe(path: &Path) -> Result<(), Failure> {
+    let mut file = File::create(path).step("making a file in it")?;
+    file.write_all(b"probe\n").step("writing a file in it")?;
+    file.sync_all().step("syncing a file in it")
+}
+
+/// access(2) asks for the real ids, open(2) for the effective ones. Where they disagree, privileges were dropped by
+/// half, and whoever asks the one before doing the other (RocksDB does) gets confusing answers.
+fn compare_ids(path: &Path) -> Result<(), Failure> {
+    File::options().read(true).write(true).open(path).step("opening a file in it again")?;
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other);
+    let name = name.step("naming a file in it")?;
+    // SAFETY: `name` is a C string that lives through the call.
+    if unsafe { libc::access(name.as_ptr(), libc::R_OK | libc::W_OK) } != 0 {
+        return Err(io::Error::last_os_error())
+            .step("a file in it can be opened, but access(2) denies it");
+    }
+    Ok(())
+}
+
+fn unusable(path: &Path, failure: Failure) -> SpoolError {
+    let Failure { step, error } = failure;
+    let kind = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => SpoolErrorKind::NoSpace,
+        _ => SpoolErrorKind::Io,
+    };
+    let text = format!(
+        "spool directory {} is not usable: {step}: {error}; {}, {}",
+        path.display(),
+        describe_owner(path),
+        describe_process()
+    );
+    SpoolError { kind, text }
+}
+
+fn describe_owner(path: &Path) -> String {
+    let existing = path.ancestors().find_map(|folder| {
+        let metadata = fs::metadata(folder).ok()?;
+        Some((PathBuf::from(folder), metadata))
+    });
+    let Some((folder, metadata)) = existing else {
+        return "none of its parents can be looked at".into();
+    };
+    let kind = if metadata.is_dir() { "directory" } else { "file" };
+    format!(
+        "the {kind} {} belongs to uid {} gid {} with mode {:04o}",
+        folder.display(),
+        metadata.uid(),
+        metadata.gid(),
+        metadata.mode() & 0o7777
+    )
+}
+
+fn describe_process() -> String {
+    // SAFETY: these four calls take nothing, change nothing and can't fail.
+    let (uid, gid, euid, egid) =
+        unsafe { (libc::getuid(), libc::getgid(), libc::geteuid(), libc::getegid()) };
+    format!(
+        "this process runs with real uid {uid} gid {gid} and effective uid {euid} gid {egid}; \
+         give it a directory that it may write to"
+    )
+}

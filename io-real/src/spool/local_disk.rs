@@ -1,0 +1,444 @@
+//! A spool of plain files: `new/` for what is being written, `data/aa/bb/cc/dd/<rest>` for what is stored, named
+//! by the hexadecimal digits of the id.
+//! Invariant: a file under `data/` was complete when it appeared there, and after a synced apply it, its folders and
+//! every earlier change are durable. A batch isn't atomic. What a value holds is somebody else's business.
+use super::directory;
+use super::lock::LockFile;
+use super::store::{Backend, ScanRequest, Scanned, closed, io_error};
+use bytes::Bytes;
+use kumo_core::id::SpoolId;
+use kumo_core::limits;
+use kumo_core::port::{Family, ScanPage, SpoolError, SpoolOperation, SpoolProperties, SyncMode};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Files that are written before the first of them is synced, so that the disk sees them together.
+const WRITTEN_TOGETHER: usize = 64;
+/// Empty folders that one page of a scan removes.
+const PRUNED_TOGETHER: usize = 1_024;
+/// Folders above a file, below `data/`, each named by two digits.
+const FOLDER_DEPTH: usize = 4;
+const FILE_NAME_DIGITS: usize = 24;
+
+pub(super) struct LocalDisk {
+    root: PathBuf,
+    closed: AtomicBool,
+    writer: Mutex<Writer>,
+}
+
+struct Writer {
+    lock: Option<LockFile>,
+    unsynced: Unsynced,
+}
+
+/// What was changed and isn't durable yet.
+#[derive(Default)]
+struct Unsynced {
+    files: BTreeSet<PathBuf>,
+    folders: BTreeSet<PathBuf>,
+    /// There was more than fits.
+    everything: bool,
+}
+
+impl LocalDisk {
+    /// `root` has been prepared. Empties `new/`.
+    pub fn open(root: &Path) -> Result<LocalDisk, SpoolError> {
+        let lock = LockFile::take(root)?;
+        for folder in ["new", "data"] {
+            let path = root.join(folder);
+            directory::make_folder(&path).map_err(|error| io_error(&path, "making it", &error))?;
+        }
+        directory::sync_folder(root).map_err(|error| io_error(root, "syncing it", &error))?;
+        let spool = LocalDisk {
+            root: root.to_owned(),
+            closed: AtomicBool::new(false),
+            writer: Mutex::new(Writer { lock: Some(lock), unsynced: Unsynced::default() }),
+        };
+        spool.empty_new().map_err(|error| io_error(&root.join("new"), "emptying it", &error))?;
+        Ok(spool)
+    }
+
+    fn empty_new(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.root.join("new"))? {
+            fs::remove_file(entry?.path())?;
+        }
+        Ok(())
+    }
+
+    fn check_open(&self) -> Result<(), SpoolError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(closed(&self.root));
+        }
+        Ok(())
+    }
+
+    fn writer(&self) -> Result<MutexGuard<'_, Writer>, SpoolError> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check_open()?;
+        Ok(writer)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.root.join("data")
+    }
+
+    fn path_of(&self, key: SpoolId) -> PathBuf {
+        let digits = key.to_string();
+        let mut path = self.data();
+        for level in 0..FOLDER_DEPTH {
+            path.push(&digits[2 * level..2 * level + 2]);
+        }
+        path.push(&digits[2 * FOLDER_DEPTH..]);
+        path
+    }
+
+    fn temporary(&self, key: SpoolId) -> PathBuf {
+        self.root.join("new").join(key.to_string())
+    }
+
+    /// Writes all values to `new/`, synced if they are to be.
+    fn stage(&self, puts: &[(SpoolId, &Bytes)], sync: SyncMode) -> Result<(), SpoolError> {
+        for chunk in puts.chunks(WRITTEN_TOGETHER) {
+            let mut files = Vec::with_capacity(chunk.len());
+            for (key, value) in chunk {
+                let path = self.temporary(*key);
+                let written = write_file(&path, value);
+                files.push((written.map_err(|e| io_error(&path, "writing it", &e))?, path));
+            }
+            if sync == SyncMode::Unsynced {
+                continue;
+            }
+            for (file, path) in files {
+                file.sync_data().map_err(|error| io_error(&path, "syncing it", &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a staged file to its place, making the folders that are missing.
+    fn publish(
+        &self,
+        key: SpoolId,
+        sync: SyncMode,
+        unsynced: &mut Unsynced,
+    ) -> Result<(), SpoolError> {
+        let target = self.path_of(key);
+        let folder = target.parent().expect("a file of ours lies in a folder").to_owned();
+        self.make_folders(&folder, unsynced)
+            .and_then(|()| fs::rename(self.temporary(key), &target))
+            .map_err(|error| io_error(&target, "moving it into place", &error))?;
+        unsynced.folders.insert(folder);
+        if sync == SyncMode::Unsynced {
+            unsynced.files.insert(target);
+        } else {
+            unsynced.files.remove(&target);
+        }
+        unsynced.limit();
+        Ok(())
+    }
+
+    fn make_folders(&self, folder: &Path, unsynced: &mut Unsynced) -> io::Result<()> {
+        let data = self.data();
+        let ours = folder.ancestors().take_while(|ancestor| *ancestor != data);
+        let levels: Vec<&Path> = ours.collect();
+        for level in levels.into_iter().rev() {
+            if directory::make_folder(level)? {
+                let parent = level.parent().expect("it lies below data/");
+                unsynced.folders.insert(parent.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn delete(&self, key: SpoolId, unsynced: &mut Unsynced) -> Result<(), SpoolError> {
+        let path = self.path_of(key);
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(io_error(&path, "removing it", &error)),
+        }
+        unsynced.files.remove(&path);
+        let folder = path.parent().expect("a file of ours lies in a folder");
+        unsynced.folders.insert(folder.to_owned());
+        self.prune(folder, unsynced);
+        unsynced.limit();
+        Ok(())
+    }
+
+    /// Removes `folder` and its parents as far as they are empty. One that stays behind does no harm, so errors
+    /// aren't looked at.
+    fn prune(&self, folder: &Path, unsynced: &mut Unsynced) {
+        let data = self.data();
+        for folder in folder.ancestors().take_while(|ancestor| *ancestor != data) {
+            if fs::remove_dir(folder).is_err() {
+                return;
+            }
+            unsynced.folders.remove(folder);
+            unsynced.folders.insert(folder.parent().expect("it lies below data/").to_owned());
+        }
+    }
+
+    /// Folders are made and removed only under the writer's lock, so that none goes while a file is on its way in.
+    fn prune_all(&self, folders: &[PathBuf]) {
+        if folders.is_empty() {
+            return;
+        }
+        let Ok(mut writer) = self.writer() else { return };
+        for folder in folders {
+            self.prune(folder, &mut writer.unsynced);
+        }
+        writer.unsynced.limit();
+    }
+
+    fn flush(&self, unsynced: &mut Unsynced) -> Result<(), SpoolError> {
+        if unsynced.everything {
+            sync_file_system(&self.root)
+                .map_err(|error| io_error(&self.root, "syncing its file system", &error))?;
+        }
+        for path in &unsynced.files {
+            match File::open(path).and_then(|file| file.sync_data()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error(path, "syncing it", &error));
+                }
+                _ => {}
+            }
+        }
+        for path in &unsynced.folders {
+            directory::sync_folder(path)
+                .map_err(|error| io_error(path, "syncing the folder", &error))?;
+        }
+        *unsynced = Unsynced::default();
+        Ok(())
+    }
+
+    fn read_values(&self, keys: &[SpoolId], page: &mut ScanPage) -> Result<(), SpoolError> {
+        let mut octets = 0;
+        for key in keys {
+            if octets >= limits::SCAN_PAGE_OCTETS {
+                page.next = Some(*key);
+                return Ok(());
+            }
+            match read_file(&self.path_of(*key)) {
+                Ok(value) => {
+                    octets += value.len();
+                    page.entries.push((*key, value));
+                }
+                // Removed since its folder was read.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => page.damaged.push(damage(&self.path_of(*key), error)?),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Backend for LocalDisk {
+    fn apply(&self, batch: &[SpoolOperation], sync: SyncMode) -> Result<(), SpoolError> {
+        let mut writer = self.writer()?;
+        let mut outcome: BTreeMap<SpoolId, Option<&Bytes>> = BTreeMap::new();
+        for operation in batch {
+            match operation {
+                SpoolOperation::Put { key, value, .. } => outcome.insert(*key, Some(value)),
+                SpoolOperation::Delete { key, .. } => outcome.insert(*key, None),
+            };
+        }
+        let puts: Vec<(SpoolId, &Bytes)> =
+            outcome.iter().filter_map(|(key, value)| Some((*key, (*value)?))).collect();
+        if let Err(error) = self.stage(&puts, sync) {
+            for (key, _) in &puts {
+                // Best effort; the next open empties `new/` anyway.
+                let _ = fs::remove_file(self.temporary(*key));
+            }
+            return Err(error);
+        }
+        for (key, value) in &outcome {
+            match value {
+                Some(_) => self.publish(*key, sync, &mut writer.unsynced)?,
+                None => self.delete(*key, &mut writer.unsynced)?,
+            }
+        }
+        match sync {
+            SyncMode::Synced => self.flush(&mut writer.unsynced),
+            SyncMode::Unsynced => Ok(()),
+        }
+    }
+
+    fn sync(&self) -> Result<(), SpoolError> {
+        let mut writer = self.writer()?;
+        self.flush(&mut writer.unsynced)
+    }
+
+    /// There is nothing to open; whether the directory works again is what the caller wants to know.
+    fn reopen(&self) -> Result<(), SpoolError> {
+        self.check_open()?;
+        directory::probe(&self.root)
+    }
+
+    fn close(&self) -> Result<(), SpoolError> {
+        let mut writer = self.writer()?;
+        let result = self.flush(&mut writer.unsynced);
+        self.closed.store(true, Ordering::Release);
+        writer.lock = None;
+        result
+    }
+
+    fn get(&self, _: Family, key: SpoolId) -> Result<Option<Bytes>, SpoolError> {
+        self.check_open()?;
+        let path = self.path_of(key);
+        match read_file(&path) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io_error(&path, "reading it", &error)),
+        }
+    }
+
+    fn scan(&self, request: ScanRequest) -> Result<Scanned, SpoolError> {
+        self.check_open()?;
+        let limit = request.limit.max(1);
+        let mut walk = Walk {
+            from: request.from.map_or(String::new(), |key| key.to_string()),
+            wanted: limit.saturating_add(1),
+            keys: Vec::new(),
+            empty: Vec::new(),
+            damaged: Vec::new(),
+        };
+        walk.descend(&self.data(), "")?;
+        self.prune_all(&walk.empty);
+        let mut page = ScanPage { damaged: walk.damaged, ..ScanPage::default() };
+        if walk.keys.len() > limit {
+            page.next = walk.keys.pop();
+        }
+        match request.keys_only {
+            true => page.entries.extend(walk.keys.iter().map(|key| (*key, Bytes::new()))),
+            false => self.read_values(&walk.keys, &mut page)?,
+        }
+        Ok(Scanned { page, gap: None })
+    }
+
+    /// Plain files have nothing to compact.
+    fn compact(&self, _: Family) -> Result<(), SpoolError> {
+        self.check_open()
+    }
+
+    fn properties(&self, _: Family) -> SpoolProperties {
+        SpoolProperties::default()
+    }
+
+    fn damage_at_open(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+impl Unsynced {
+    fn limit(&mut self) {
+        if self.files.len() + self.folders.len() > limits::LOCAL_DISK_UNSYNCED {
+            *self = Unsynced { everything: true, ..Unsynced::default() };
+        }
+    }
+}
+
+/// A walk through the folders in the order of their names, which is the order of the keys.
+struct Walk {
+    /// Digits of the first key that is wanted.
+    from: String,
+    wanted: usize,
+    keys: Vec<SpoolId>,
+    empty: Vec<PathBuf>,
+    damaged: Vec<String>,
+}
+
+impl Walk {
+    fn descend(&mut self, folder: &Path, prefix: &str) -> Result<(), SpoolError> {
+        let names = match list(folder) {
+            Ok(names) => names,
+            // Pruned since its parent was read.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => {
+                self.damaged.push(damage(folder, error)?);
+                return Ok(());
+            }
+        };
+        if names.is_empty() && !prefix.is_empty() && self.empty.len() < PRUNED_TOGETHER {
+            self.empty.push(folder.to_owned());
+        }
+        for name in names {
+            if self.keys.len() >= self.wanted {
+                return Ok(());
+            }
+            self.visit(folder, prefix, &name)?;
+        }
+        Ok(())
+    }
+
+    fn visit(&mut self, folder: &Path, prefix: &str, name: &str) -> Result<(), SpoolError> {
+        let digits = format!("{prefix}{name}");
+        let is_file = prefix.len() == 2 * FOLDER_DEPTH;
+        let expected = if is_file { FILE_NAME_DIGITS } else { 2 };
+        let lower = name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if name.len() != expected || !lower {
+            let path = folder.join(name);
+            tracing::warn!(path = %path.display(), "not a file of the spool: left alone");
+            return Ok(());
+        }
+        let wanted_from = self.from.get(..digits.len()).unwrap_or("");
+        if digits.as_str() < wanted_from {
+            return Ok(());
+        }
+        if !is_file {
+            return self.descend(&folder.join(name), &digits);
+        }
+        self.keys.push(digits.parse().expect("32 hexadecimal digits"));
+        Ok(())
+    }
+}
+
+/// The names in a folder, sorted. One that isn't text can't be ours and sorts anywhere.
+fn list(folder: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The line that says what was jumped over, unless the trouble is this process's own, when trying again helps.
+fn damage(path: &Path, error: io::Error) -> Result<String, SpoolError> {
+    let described = io_error(path, "reading it", &error);
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EINTR) => Err(described),
+        _ => Ok(described.text),
+    }
+}
+
+fn write_file(path: &Path, value: &[u8]) -> io::Result<File> {
+    let mut file = File::create(path)?;
+    file.write_all(value)?;
+    Ok(file)
+}
+
+fn read_file(path: &Path) -> io::Result<Bytes> {
+    let file = File::open(path)?;
+    let size = file.metadata()?.len();
+    if size > limits::RECORD_OCTETS as u64 {
+        let text = format!("{size} octets, more than a record can have");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+    }
+    let mut value = Vec::with_capacity(size as usize);
+    file.take(limits::RECORD_OCTETS as u64).read_to_end(&mut value)?;
+    Ok(Bytes::from(value))
+}
+
+fn sync_file_system(root: &Path) -> io::Result<()> {
+    let folder = File::open(root)?;
+    // SAFETY: the descriptor belongs to `folder`, which lives through the call.
+    match unsafe { libc::syncfs(folder.as_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

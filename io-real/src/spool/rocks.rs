@@ -1,0 +1,333 @@
+//! A spool in RocksDB: a column family each for data and meta, in one database or in two. Keys are the 16 octets of
+//! the id, values are as given.
+//! Invariants: every write goes through the write-ahead log. The log is looked at before it is opened: a torn tail is
+//! dropped, anything worse is copied aside and reported. An iterator's end is believed only after its status.
+//! `use_fsync` is left alone: fdatasync is as durable, and what is synced is said with each write.
+mod options;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod wal;
+
+use super::lock::LockFile;
+use super::store::{Backend, ScanRequest, Scanned, closed, io_error};
+use bytes::Bytes;
+use kumo_core::config::service::RocksParams;
+use kumo_core::id::SpoolId;
+use kumo_core::port::{
+    Family, SpoolError, SpoolErrorKind, SpoolOperation, SpoolProperties, SyncMode,
+};
+use options::Leniency;
+use rocksdb::{
+    BottommostLevelCompaction, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, Error,
+    ErrorKind, WaitForCompactOptions, WriteBatch, WriteOptions, properties,
+};
+use std::ffi::CStr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+/// How long a write waits for a stalled database, in pauses that double, before the caller is told.
+const STALL_PAUSE_FIRST: Duration = Duration::from_micros(500);
+const STALL_PAUSE_LONGEST: Duration = Duration::from_millis(50);
+const STALL_ATTEMPTS: u32 = 40;
+/// Lines about damage that are kept for whoever asks.
+const DAMAGE_LINES: usize = 64;
+
+pub(super) struct Rocks {
+    path: PathBuf,
+    families: Vec<(Family, RocksParams)>,
+    /// Where it isn't open, what every call gets: that it is closed, or why it couldn't be opened again.
+    database: RwLock<Result<DB, SpoolError>>,
+    /// Kept until closed, also while the database is shut for a moment.
+    lock: Mutex<Option<LockFile>>,
+    damage: Mutex<Vec<String>>,
+}
+
+impl Rocks {
+    /// `path` has been prepared. At least one family.
+    pub fn open(path: &Path, families: Vec<(Family, RocksParams)>) -> Result<Rocks, SpoolError> {
+        let rocks = Rocks {
+            path: path.to_owned(),
+            families,
+            lock: Mutex::new(Some(LockFile::take(path)?)),
+            database: RwLock::new(Err(closed(path))),
+            damage: Mutex::new(Vec::new()),
+        };
+        *rocks.exclusive() = Ok(rocks.open_database()?);
+        Ok(rocks)
+    }
+
+    fn open_database(&self) -> Result<DB, SpoolError> {
+        let findings = wal::examine(&self.path)
+            .map_err(|error| io_error(&self.path, "reading its write-ahead logs", &error))?;
+        let (torn, damaged): (Vec<_>, Vec<_>) = findings.into_iter().partition(|f| f.torn_tail);
+        for finding in &torn {
+            tracing::warn!("{finding}: torn by a crash, what was being written then is dropped");
+        }
+        if !damaged.is_empty() {
+            let lines: Vec<String> = damaged.iter().map(|finding| finding.to_string()).collect();
+            self.set_wal_aside(&lines.join("; "))?;
+        }
+        self.open_leniently(Leniency {
+            skip_damaged_wal: !torn.is_empty() || !damaged.is_empty(),
+            accept_missing_wal: !damaged.is_empty(),
+            skip_damaged_tables: false,
+        })
+    }
+
+    /// Each thing that is in the way of opening is reported and passed over once; anything else is final.
+    fn open_leniently(&self, mut leniency: Leniency) -> Result<DB, SpoolError> {
+        loop {
+            let error = match self.try_open(leniency)? {
+                Ok(database) => return Ok(database),
+                Err(error) => error,
+            };
+            match Obstacle::of(&error) {
+                Obstacle::Wal if !leniency.accept_missing_wal => {
+                    self.set_wal_aside(error.as_ref())?;
+                    leniency.skip_damaged_wal = true;
+                    leniency.accept_missing_wal = true;
+                }
+                Obstacle::Table if !leniency.skip_damaged_tables => {
+                    leniency.skip_damaged_tables = true;
+                    let text = self.describe(&error).text;
+                    self.report(format!("{text}; opened without that file to serve the rest"));
+                }
+                _ => return Err(self.describe_open(&error)),
+            }
+        }
+    }
+
+    fn try_open(&self, leniency: Leniency) -> Result<Result<DB, Error>, SpoolError> {
+        let params: Vec<&RocksParams> = self.families.iter().map(|(_, params)| params).collect();
+        let database = options::database(&params, leniency)?;
+        let cache = options::block_cache();
+        let mut descriptors = Vec::new();
+        for (family, params) in &self.families {
+            let options = options::family(params, &cache)?;
+            descriptors.push(ColumnFamilyDescriptor::new(name(*family), options));
+        }
+        Ok(DB::open_cf_descriptors(&database, &self.path, descriptors))
+    }
+
+    fn set_wal_aside(&self, what: &str) -> Result<(), SpoolError> {
+        let copy = wal::copy_aside(&self.path).map_err(|error| {
+            io_error(&self.path, "copying its damaged write-ahead logs aside", &error)
+        })?;
+        self.report(format!(
+            "rocksdb at {}: the write-ahead log is damaged ({what}); it was copied to {}, and what \
+             can be read of it is used. Messages accepted shortly before the last stop may be lost",
+            self.path.display(),
+            copy.display()
+        ));
+        Ok(())
+    }
+
+    fn report(&self, line: String) {
+        tracing::error!("{line}");
+        let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        if damage.len() < DAMAGE_LINES {
+            damage.push(line);
+        }
+    }
+
+    fn describe_open(&self, error: &Error) -> SpoolError {
+        let mut described = self.describe(error);
+        if described.text.contains("Column families not opened") {
+            described.text.push_str(
+                "; the directory was used for data and meta together before: give both the same \
+                 path again, or a new one",
+            );
+        }
+        described
+    }
+
+    fn describe(&self, error: &Error) -> SpoolError {
+        let text: &str = error.as_ref();
+        let advice = match error.kind() {
+            ErrorKind::Incomplete => {
+                "; flushing or compaction can't keep up, see the file LOG there"
+            }
+            _ => "",
+        };
+        let kind = match error.kind() {
+            _ if text.contains("No space left") => SpoolErrorKind::NoSpace,
+            ErrorKind::Corruption => SpoolErrorKind::Corruption,
+            ErrorKind::IOError => SpoolErrorKind::Io,
+            ErrorKind::Incomplete | ErrorKind::Busy | ErrorKind::TimedOut | ErrorKind::TryAgain => {
+                SpoolErrorKind::Busy
+            }
+            ErrorKind::ShutdownInProgress => SpoolErrorKind::Closed,
+            _ => SpoolErrorKind::Other,
+        };
+        SpoolError { kind, text: format!("rocksdb at {}: {text}{advice}", self.path.display()) }
+    }
+
+    fn shared(&self) -> RwLockReadGuard<'_, Result<DB, SpoolError>> {
+        self.database.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn exclusive(&self) -> RwLockWriteGuard<'_, Result<DB, SpoolError>> {
+        self.database.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&DB) -> Result<T, Error>) -> Result<T, SpoolError> {
+        match &*self.shared() {
+            Ok(database) => work(database).map_err(|error| self.describe(&error)),
+            Err(error) => Err(error.clone()),
+        }
+    }
+
+    /// Ends the compaction that somebody may be waiting for, so that nobody holds the database for long.
+    fn cancel_background_work(&self) {
+        if let Ok(database) = &*self.shared() {
+            database.cancel_all_background_work(true);
+        }
+    }
+}
+
+impl Backend for Rocks {
+    fn apply(&self, batch: &[SpoolOperation], sync: SyncMode) -> Result<(), SpoolError> {
+        let mut options = WriteOptions::default();
+        options.set_sync(sync == SyncMode::Synced);
+        options.set_no_slowdown(true);
+        let mut pause = STALL_PAUSE_FIRST;
+        let mut result = Ok(());
+        for _ in 0..STALL_ATTEMPTS {
+            result =
+                self.with(|database| database.write_opt(write_batch(database, batch), &options));
+            match &result {
+                Err(error) if error.kind == SpoolErrorKind::Busy => std::thread::sleep(pause),
+                _ => return result,
+            }
+            pause = (pause * 2).min(STALL_PAUSE_LONGEST);
+        }
+        result
+    }
+
+    fn sync(&self) -> Result<(), SpoolError> {
+        self.with(|database| database.flush_wal(true))
+    }
+
+    fn reopen(&self) -> Result<(), SpoolError> {
+        self.cancel_background_work();
+        let mut database = self.exclusive();
+        match &*database {
+            Err(error) if error.kind == SpoolErrorKind::Closed => return Err(error.clone()),
+            _ => {}
+        }
+        // The old one has to be gone before there can be a new one.
+        *database = Err(closed(&self.path));
+        let opened = self.open_database();
+        let result = opened.as_ref().map(|_| ()).map_err(SpoolError::clone);
+        *database = opened;
+        result
+    }
+
+    fn close(&self) -> Result<(), SpoolError> {
+        let synced = self.sync();
+        self.cancel_background_work();
+        *self.exclusive() = Err(closed(&self.path));
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        synced
+    }
+
+    fn get(&self, family: Family, key: SpoolId) -> Result<Option<Bytes>, SpoolError> {
+        let value = self.with(|database| database.get_cf(handle(database, family), key.0))?;
+        Ok(value.map(Bytes::from))
+    }
+
+    fn scan(&self, request: ScanRequest) -> Result<Scanned, SpoolError> {
+        self.with(|database| scan::page(database, handle(database, request.family), request))
+    }
+
+    fn compact(&self, family: Family) -> Result<(), SpoolError> {
+        self.with(|database| {
+            let handle = handle(database, family);
+            database.flush_cf(handle)?;
+            let mut options = CompactOptions::default();
+            options.set_exclusive_manual_compaction(true);
+            options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+            database.compact_range_cf_opt(handle, None::<&[u8]>, None::<&[u8]>, &options);
+            database.wait_for_compact(&WaitForCompactOptions::default())
+        })
+    }
+
+    /// Zeros while the database is shut or being opened again: this must not wait.
+    fn properties(&self, family: Family) -> SpoolProperties {
+        let Ok(guard) = self.database.try_read() else { return SpoolProperties::default() };
+        match &*guard {
+            Ok(database) => read_properties(database, handle(database, family)),
+            Err(_) => SpoolProperties::default(),
+        }
+    }
+
+    fn damage_at_open(&self) -> Vec<String> {
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What is in the way of opening.
+enum Obstacle {
+    Wal,
+    Table,
+    Other,
+}
+
+impl Obstacle {
+    fn of(error: &Error) -> Obstacle {
+        let text: &str = error.as_ref();
+        let names = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        match error.kind() {
+            // It blames the MANIFEST for tables as well.
+            ErrorKind::Corruption if names(&[".sst", ".blob"]) => Obstacle::Table,
+            ErrorKind::Corruption if names(&["MANIFEST", "CURRENT"]) => Obstacle::Other,
+            // Not all of what it says about logs names them.
+            ErrorKind::Corruption => Obstacle::Wal,
+            _ => Obstacle::Other,
+        }
+    }
+}
+
+fn name(family: Family) -> &'static str {
+    match family {
+        Family::Data => "data",
+        Family::Meta => "meta",
+    }
+}
+
+fn handle(database: &DB, family: Family) -> &ColumnFamily {
+    database.cf_handle(name(family)).expect("a store is asked only for the families it was given")
+}
+
+fn write_batch(database: &DB, operations: &[SpoolOperation]) -> WriteBatch {
+    let mut batch = WriteBatch::default();
+    for operation in operations {
+        let handle = handle(database, operation.family());
+        match operation {
+            SpoolOperation::Put { key, value, .. } => batch.put_cf(handle, key.0, value),
+            SpoolOperation::Delete { key, .. } => batch.delete_cf(handle, key.0),
+        }
+    }
+    batch
+}
+
+fn read_properties(database: &DB, family: &ColumnFamily) -> SpoolProperties {
+    let of_family =
+        |name: &CStr| database.property_int_value_cf(family, name).ok().flatten().unwrap_or(0);
+    // RocksDB counts all of these with the default family.
+    let of_database = |name: &CStr| database.property_int_value(name).ok().flatten().unwrap_or(0);
+    SpoolProperties {
+        background_errors: of_database(properties::BACKGROUND_ERRORS),
+        write_stopped: of_database(properties::IS_WRITE_STOPPED) != 0,
+        compaction_pending: of_family(properties::COMPACTION_PENDING) != 0,
+        running_compactions: of_database(properties::NUM_RUNNING_COMPACTIONS),
+        pending_compaction_octets: of_family(properties::ESTIMATE_PENDING_COMPACTION_BYTES),
+        delayed_write_rate: of_database(properties::ACTUAL_DELAYED_WRITE_RATE),
+        mem_table_total: of_family(properties::SIZE_ALL_MEM_TABLES),
+        mem_table_unflushed: of_family(properties::CUR_SIZE_ALL_MEM_TABLES),
+        mem_table_readers_total: of_family(properties::ESTIMATE_TABLE_READERS_MEM),
+        cache_total: of_family(properties::BLOCK_CACHE_USAGE),
+    }
+}

@@ -1,0 +1,361 @@
+//! Damage done to the files of a real RocksDB, and what is served and said afterwards.
+use crate::spool::RealSpool;
+use crate::spool::tests::definition;
+use bytes::Bytes;
+use kumo_core::config::service::{RocksParams, SpoolKind};
+use kumo_core::id::SpoolId;
+use kumo_core::port::{Family, Spool, SpoolError, SpoolErrorKind, SpoolOperation, SyncMode};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+const SMALL_BUFFER: u64 = 64 * 1024;
+
+fn open_with(path: &Path, params: RocksParams) -> Result<RealSpool, SpoolError> {
+    let mut data = definition("data", path, SpoolKind::RocksDB);
+    data.rocks_params = params;
+    RealSpool::open(&data, &definition("meta", path, SpoolKind::RocksDB))
+}
+
+fn open(path: &Path) -> RealSpool {
+    open_with(path, RocksParams::default()).unwrap()
+}
+
+/// Spread over the key space, as ids of messages are.
+fn key(number: u32) -> SpoolId {
+    let mut id = [0; 16];
+    id[..4].copy_from_slice(&number.wrapping_mul(2_654_435_761).to_be_bytes());
+    id[12..].copy_from_slice(&number.to_be_bytes());
+    SpoolId(id)
+}
+
+/// Not to be compressed, so that many blocks are needed.
+fn value(number: u32, octets: usize) -> Bytes {
+    let mut state = u64::from(number) + 1;
+    let mut next = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    (0..octets).map(|_| next()).collect()
+}
+
+fn put(family: Family, number: u32, octets: usize) -> SpoolOperation {
+    SpoolOperation::Put { family, key: key(number), value: value(number, octets) }
+}
+
+async fn fill(spool: &RealSpool, family: Family, numbers: std::ops::Range<u32>, octets: usize) {
+    for number in numbers {
+        spool.apply(vec![put(family, number, octets)], SyncMode::Unsynced).await.unwrap();
+    }
+    spool.sync().await.unwrap();
+}
+
+struct Served {
+    ids: BTreeSet<SpoolId>,
+    damaged: Vec<String>,
+    pages: usize,
+}
+
+async fn serve(spool: &RealSpool, family: Family, limit: usize) -> Served {
+    let mut served = Served { ids: BTreeSet::new(), damaged: Vec::new(), pages: 0 };
+    let mut from = None;
+    loop {
+        let page = spool.scan(family, from, limit, false).await.unwrap();
+        served.pages += 1;
+        served.damaged.extend(page.damaged);
+        assert!(page.entries.len() <= limit);
+        for (id, content) in page.entries {
+            assert!(served.ids.last().is_none_or(|last| *last < id), "in order, none twice");
+            let number = u32::from_be_bytes(id.0[12..].try_into().unwrap());
+            assert_eq!(content, value(number, content.len()));
+            served.ids.insert(id);
+        }
+        match page.next {
+            None => return served,
+            Some(next) => from = Some(next),
+        }
+    }
+}
+
+/// As a power cut leaves it, everything synced: a copy of the files of a store that is still open.
+fn crash_copy(path: &Path) -> TempDir {
+    let copy = TempDir::new().unwrap();
+    for entry in fs::read_dir(path).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_file() {
+            fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        }
+    }
+    copy
+}
+
+fn files(path: &Path, extension: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|found| found == extension)).collect();
+    files.sort();
+    files
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut content = fs::read(path).unwrap();
+    content[at] ^= 0x55;
+    fs::write(path, content).unwrap();
+}
+
+/// Keys of both families below, meta's in one table file, which is returned.
+async fn meta_in_a_table(path: &Path, messages: u32) -> PathBuf {
+    let spool = open(path);
+    fill(&spool, Family::Meta, 0..messages, 300).await;
+    spool.compact(Family::Meta).await.unwrap();
+    let tables = files(path, "sst");
+    assert_eq!(tables.len(), 1);
+    fill(&spool, Family::Data, 0..messages, 1_000).await;
+    spool.compact(Family::Data).await.unwrap();
+    spool.close().await.unwrap();
+    tables.into_iter().next().unwrap()
+}
+
+#[tokio::test]
+async fn a_scan_serves_what_lies_outside_a_damaged_block_and_names_what_lay_in_it() {
+    const MESSAGES: u32 = 3_000;
+    let directory = TempDir::new().unwrap();
+    let table = meta_in_a_table(directory.path(), MESSAGES).await;
+    flip(&table, fs::metadata(&table).unwrap().len() as usize / 2);
+    for limit in [1, 100, usize::MAX] {
+        let spool = open(directory.path());
+        let served = serve(&spool, Family::Meta, limit).await;
+        let lost: Vec<SpoolId> =
+            (0..MESSAGES).map(key).filter(|id| !served.ids.contains(id)).collect();
+        assert!((1..40).contains(&lost.len()), "one block's worth is lost: {}", lost.len());
+        for id in &lost {
+            let error = spool.get(Family::Meta, *id).await.unwrap_err();
+            assert_eq!(error.kind, SpoolErrorKind::Corruption, "{error}");
+            let named = served.damaged.iter().any(|line| line.contains(&id.to_string()));
+            assert!(named, "{id} isn't named in {:?}", served.damaged);
+        }
+        let file = table.file_name().unwrap().to_str().unwrap();
+        assert!(served.damaged[0].contains(file), "the file is named: {}", served.damaged[0]);
+        assert_eq!(serve(&spool, Family::Data, limit).await.ids.len(), MESSAGES as usize);
+        spool.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn ids_that_no_other_family_knows_are_lost_as_a_range_and_nothing_else_is() {
+    const MESSAGES: u32 = 3_000;
+    let directory = TempDir::new().unwrap();
+    let spool = open(directory.path());
+    fill(&spool, Family::Meta, 0..MESSAGES, 300).await;
+    spool.compact(Family::Meta).await.unwrap();
+    spool.close().await.unwrap();
+    let table = &files(directory.path(), "sst")[0];
+    let octets = fs::metadata(table).unwrap().len() as usize;
+    for at in [octets / 3, octets / 3 + 20_000, octets / 4 * 3] {
+        flip(table, at);
+    }
+    let spool = open(directory.path());
+    let served = serve(&spool, Family::Meta, 500).await;
+    assert_eq!(served.damaged.len(), 3, "{:?}", served.damaged);
+    let mut all: Vec<SpoolId> = (0..MESSAGES).map(key).collect();
+    all.sort();
+    let lost: Vec<usize> = (0..all.len()).filter(|n| !served.ids.contains(&all[*n])).collect();
+    let runs = lost.windows(2).filter(|pair| pair[1] != pair[0] + 1).count() + 1;
+    assert_eq!(runs, 3, "each damaged block is a run of its own: {lost:?}");
+    assert!(lost.len() < 120, "{}", lost.len());
+}
+
+#[tokio::test]
+async fn a_missing_table_is_reported_at_open_and_the_rest_is_served() {
+    const MESSAGES: u32 = 500;
+    let directory = TempDir::new().unwrap();
+    let table = meta_in_a_table(directory.path(), MESSAGES).await;
+    fs::remove_file(&table).unwrap();
+    let spool = open(directory.path());
+    let damage = spool.damage_at_open();
+    let file = table.file_name().unwrap().to_str().unwrap();
+    assert!(damage.iter().any(|line| line.contains(file)), "{damage:?}");
+    assert_eq!(serve(&spool, Family::Data, 100).await.ids.len(), MESSAGES as usize);
+    let served = serve(&spool, Family::Meta, 100).await;
+    assert!(served.ids.is_empty());
+    for id in (0..MESSAGES).map(key) {
+        assert!(served.damaged.iter().any(|line| line.contains(&id.to_string())), "{id}");
+    }
+    spool.apply(vec![put(Family::Meta, 9_999, 10)], SyncMode::Synced).await.unwrap();
+    assert_eq!(serve(&spool, Family::Meta, 100).await.ids, BTreeSet::from([key(9_999)]));
+}
+
+#[tokio::test]
+async fn a_damaged_footer_is_reported_at_open_and_the_rest_is_served() {
+    const MESSAGES: u32 = 500;
+    let directory = TempDir::new().unwrap();
+    let table = meta_in_a_table(directory.path(), MESSAGES).await;
+    flip(&table, fs::metadata(&table).unwrap().len() as usize - 3);
+    let spool = open(directory.path());
+    assert!(!spool.damage_at_open().is_empty());
+    assert_eq!(serve(&spool, Family::Data, 100).await.ids.len(), MESSAGES as usize);
+}
+
+#[tokio::test]
+async fn a_torn_or_garbage_tail_of_the_log_costs_nothing_that_was_synced() {
+    const MESSAGES: u32 = 100;
+    let directory = TempDir::new().unwrap();
+    let spool = open(directory.path());
+    fill(&spool, Family::Meta, 0..MESSAGES, 1_000).await;
+    let garbage = |log: &Path| {
+        let mut content = fs::read(log).unwrap();
+        content.extend_from_slice(&[0xee; 10_000]);
+        fs::write(log, content).unwrap();
+    };
+    let zeros = |log: &Path| {
+        let mut content = fs::read(log).unwrap();
+        content.extend_from_slice(&[0; 10_000]);
+        fs::write(log, content).unwrap();
+    };
+    let cut = |log: &Path| {
+        let content = fs::read(log).unwrap();
+        fs::write(log, &content[..content.len() - 10]).unwrap();
+    };
+    let tails: [(&str, &dyn Fn(&Path), u32); 3] =
+        [("garbage", &garbage, 0), ("zeros", &zeros, 0), ("cut", &cut, 1)];
+    for (tail, spoil, lost) in tails {
+        let copy = crash_copy(directory.path());
+        spoil(files(copy.path(), "log").last().unwrap());
+        let spool = open(copy.path());
+        assert_eq!(spool.damage_at_open(), Vec::<String>::new(), "{tail}");
+        let served = serve(&spool, Family::Meta, 1_000).await;
+        assert_eq!(served.ids.len() as u32, MESSAGES - lost, "{tail}");
+        assert!(!copy.path().join("damaged-wal-1").exists());
+        spool.close().await.unwrap();
+        assert_eq!(open(copy.path()).damage_at_open(), Vec::<String>::new(), "{tail}, again");
+    }
+}
+
+#[tokio::test]
+async fn damage_in_the_middle_of_the_log_is_copied_aside_reported_and_passed_over() {
+    const MESSAGES: u32 = 200;
+    for paranoid_checks in [None, Some(false)] {
+        let directory = TempDir::new().unwrap();
+        let spool = open(directory.path());
+        fill(&spool, Family::Meta, 0..MESSAGES, 1_000).await;
+        let copy = crash_copy(directory.path());
+        let log = files(copy.path(), "log").pop().unwrap();
+        flip(&log, fs::metadata(&log).unwrap().len() as usize / 2);
+        let spoiled = fs::read(&log).unwrap();
+
+        let params = RocksParams { paranoid_checks, ..RocksParams::default() };
+        let spool = open_with(copy.path(), params).unwrap();
+        let aside = copy.path().canonicalize().unwrap().join("damaged-wal-1");
+        assert_eq!(fs::read(aside.join(log.file_name().unwrap())).unwrap(), spoiled);
+        let damage = spool.damage_at_open();
+        assert_eq!(damage.len(), 1, "{damage:?}");
+        assert!(damage[0].contains(aside.to_str().unwrap()), "{damage:?}");
+        assert!(damage[0].contains(log.file_name().unwrap().to_str().unwrap()), "{damage:?}");
+
+        let served = serve(&spool, Family::Meta, 1_000).await;
+        let lost: Vec<u32> = (0..MESSAGES).filter(|n| !served.ids.contains(&key(*n))).collect();
+        assert!((1..=34).contains(&lost.len()), "32 KiB of the log: {lost:?}");
+        assert!(served.ids.contains(&key(0)) && served.ids.contains(&key(MESSAGES - 1)));
+        spool.close().await.unwrap();
+        let spool = open(copy.path());
+        assert_eq!(spool.damage_at_open(), Vec::<String>::new(), "it is reported once");
+        assert_eq!(serve(&spool, Family::Meta, 1_000).await.ids, served.ids);
+    }
+}
+
+#[tokio::test]
+async fn a_missing_log_is_reported() {
+    let directory = TempDir::new().unwrap();
+    let params = RocksParams { write_buffer_size: Some(SMALL_BUFFER), ..RocksParams::default() };
+    let spool = open_with(directory.path(), params.clone()).unwrap();
+    // Meta is never flushed and so needs every log; data's flushes make a new one each.
+    for number in 0..300 {
+        let batch = vec![put(Family::Data, number, 2_000), put(Family::Meta, number, 100)];
+        spool.apply(batch, SyncMode::Synced).await.unwrap();
+    }
+    let copy = crash_copy(directory.path());
+    let logs = files(copy.path(), "log");
+    assert!(logs.len() > 2, "{logs:?}");
+    fs::remove_file(&logs[1]).unwrap();
+    let spool = open_with(copy.path(), params).unwrap();
+    let damage = spool.damage_at_open();
+    assert!(damage.iter().any(|line| line.contains("Missing WAL")), "{damage:?}");
+    let served = serve(&spool, Family::Meta, 1_000).await;
+    assert!(served.ids.contains(&key(0)) && served.ids.contains(&key(299)));
+    assert!(served.ids.len() < 300);
+}
+
+#[tokio::test]
+async fn opening_again_after_damage_was_seen_reports_it() {
+    let directory = TempDir::new().unwrap();
+    let table = meta_in_a_table(directory.path(), 200).await;
+    let spool = open(directory.path());
+    assert_eq!(spool.damage_at_open(), Vec::<String>::new());
+    fs::remove_file(&table).unwrap();
+    spool.reopen().await.unwrap();
+    assert_eq!(spool.damage_at_open().len(), 1);
+    assert_eq!(serve(&spool, Family::Data, 100).await.ids.len(), 200);
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_opened_again_says_why_and_can_be_tried_again() {
+    let directory = TempDir::new().unwrap();
+    let spool = open(directory.path());
+    fill(&spool, Family::Meta, 0..10, 100).await;
+    let current = directory.path().join("CURRENT");
+    let content = fs::read(&current).unwrap();
+    fs::write(&current, "nonsense").unwrap();
+    let error = spool.reopen().await.unwrap_err();
+    assert!(error.text.contains(directory.path().to_str().unwrap()), "{error}");
+    assert_eq!(spool.get(Family::Meta, key(1)).await, Err(error));
+    fs::write(&current, content).unwrap();
+    spool.reopen().await.unwrap();
+    assert_eq!(serve(&spool, Family::Meta, 100).await.ids.len(), 10);
+}
+
+#[tokio::test]
+async fn writes_that_outrun_flushing_are_slowed_down_not_refused() {
+    let directory = TempDir::new().unwrap();
+    let params = RocksParams { write_buffer_size: Some(SMALL_BUFFER), ..RocksParams::default() };
+    let spool = open_with(directory.path(), params).unwrap();
+    for number in 0..300 {
+        let batch = vec![put(Family::Data, number, 60_000)];
+        spool.apply(batch, SyncMode::Unsynced).await.unwrap();
+    }
+    assert_eq!(serve(&spool, Family::Data, 1_000).await.ids.len(), 300);
+}
+
+#[tokio::test]
+async fn reads_and_writes_wait_while_the_store_is_opened_again() {
+    let directory = TempDir::new().unwrap();
+    let spool = open(directory.path());
+    fill(&spool, Family::Meta, 0..100, 100).await;
+    for round in 0..10 {
+        let (reopened, got, scanned, applied) = tokio::join!(
+            spool.reopen(),
+            spool.get(Family::Meta, key(round)),
+            spool.scan(Family::Meta, None, 10, true),
+            spool.apply(vec![put(Family::Data, round, 10)], SyncMode::Synced),
+        );
+        reopened.unwrap();
+        assert_eq!(got, Ok(Some(value(round, 100))));
+        assert_eq!(scanned.unwrap().entries.len(), 10);
+        applied.unwrap();
+    }
+    assert_eq!(serve(&spool, Family::Data, 100).await.ids.len(), 10);
+}
+
+#[tokio::test]
+async fn properties_tell_of_what_is_in_memory() {
+    let directory = TempDir::new().unwrap();
+    let spool = open(directory.path());
+    fill(&spool, Family::Data, 0..100, 10_000).await;
+    let properties = spool.properties(Family::Data);
+    assert!(properties.mem_table_total >= 1_000_000, "{properties:?}");
+    assert!(properties.mem_table_unflushed >= 1_000_000, "{properties:?}");
+    assert!(spool.properties(Family::Meta).mem_table_total < 1_000_000);
+    spool.compact(Family::Data).await.unwrap();
+    assert!(spool.properties(Family::Data).mem_table_unflushed < 1_000_000);
+}

@@ -1,0 +1,142 @@
+//! The conformance suite over every combination of stores, and what `RealSpool::open` refuses.
+use super::*;
+use kumo_core::config::service::RocksParams;
+use kumo_driver::conformance;
+use std::sync::atomic::{AtomicU32, Ordering};
+use tempfile::TempDir;
+
+pub(super) fn definition(name: &str, path: &Path, kind: SpoolKind) -> SpoolDefinition {
+    SpoolDefinition {
+        name: name.into(),
+        path: path.to_str().expect("temporary directories have plain names").into(),
+        kind,
+        flush: true,
+        rocks_params: RocksParams::default(),
+    }
+}
+
+async fn conforms(data: (SpoolKind, &str), meta: (SpoolKind, &str), atomic: bool) {
+    let directory = TempDir::new().unwrap();
+    let stores = AtomicU32::new(0);
+    let make = async || {
+        let number = stores.fetch_add(1, Ordering::Relaxed).to_string();
+        let path = directory.path().join(number);
+        let spool = RealSpool::open(
+            &definition("data", &path.join(data.1), data.0),
+            &definition("meta", &path.join(meta.1), meta.0),
+        )
+        .unwrap();
+        assert_eq!(spool.is_atomic_across_families(), atomic);
+        assert_eq!(spool.damage_at_open(), Vec::<String>::new());
+        spool
+    };
+    conformance::spool(make).await;
+    assert!(stores.into_inner() > 5, "the suite made its stores");
+}
+
+#[tokio::test]
+async fn one_rocksdb_for_both_conforms() {
+    conforms((SpoolKind::RocksDB, "one"), (SpoolKind::RocksDB, "one/../one"), true).await;
+}
+
+#[tokio::test]
+async fn two_rocksdbs_conform() {
+    conforms((SpoolKind::RocksDB, "a"), (SpoolKind::RocksDB, "b"), false).await;
+}
+
+#[tokio::test]
+async fn two_trees_of_files_conform() {
+    conforms((SpoolKind::LocalDisk, "a"), (SpoolKind::LocalDisk, "b"), false).await;
+}
+
+#[tokio::test]
+async fn files_for_both_at_one_path_conform() {
+    conforms((SpoolKind::LocalDisk, "one"), (SpoolKind::LocalDisk, "one"), false).await;
+}
+
+#[tokio::test]
+async fn bodies_in_files_and_the_rest_in_rocksdb_conform() {
+    conforms((SpoolKind::LocalDisk, "a"), (SpoolKind::RocksDB, "b"), false).await;
+}
+
+fn open(data: (SpoolKind, &Path), meta: (SpoolKind, &Path)) -> Result<RealSpool, SpoolError> {
+    RealSpool::open(&definition("data", data.1, data.0), &definition("meta", meta.1, meta.0))
+}
+
+fn refusal(result: Result<RealSpool, SpoolError>) -> SpoolError {
+    match result {
+        Ok(_) => panic!("it opened"),
+        Err(error) => error,
+    }
+}
+
+#[tokio::test]
+async fn a_second_opener_is_told_about_the_lock_and_its_owner() {
+    for kind in [SpoolKind::RocksDB, SpoolKind::LocalDisk] {
+        let directory = TempDir::new().unwrap();
+        let (a, b) = (directory.path().join("a"), directory.path().join("b"));
+        let spool = open((kind, &a), (kind, &b)).unwrap();
+        let error = refusal(open((kind, &a), (kind, &b)));
+        let lock = a.canonicalize().unwrap().join("lock");
+        let expected = format!(
+            "unable to lock pid file {}. Owned by pid {}.",
+            lock.display(),
+            std::process::id()
+        );
+        assert_eq!(error.text, expected);
+        spool.close().await.unwrap();
+        open((kind, &a), (kind, &b)).expect("closing gives the lock back");
+    }
+}
+
+#[test]
+fn one_path_for_two_kinds_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    let error = refusal(open((SpoolKind::RocksDB, path), (SpoolKind::LocalDisk, path)));
+    assert!(error.text.contains("have to be of one kind"), "{error}");
+}
+
+#[tokio::test]
+async fn a_shared_database_is_not_opened_as_half_of_a_split_one() {
+    let directory = TempDir::new().unwrap();
+    let (a, b) = (directory.path().join("a"), directory.path().join("b"));
+    let kind = SpoolKind::RocksDB;
+    open((kind, &a), (kind, &a)).unwrap().close().await.unwrap();
+    let error = refusal(open((kind, &a), (kind, &b)));
+    assert!(error.text.contains("used for data and meta together before"), "{error}");
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_described() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "x").unwrap();
+    let path = file.join("spool");
+    for kind in [SpoolKind::RocksDB, SpoolKind::LocalDisk] {
+        let text = refusal(open((kind, &path), (kind, &path))).text;
+        let beginning = format!("spool directory {} is not usable: ", path.display());
+        assert!(text.starts_with(&beginning), "{text}");
+        assert!(text.contains(&format!("the file {} belongs to uid ", file.display())), "{text}");
+        assert!(text.contains(" with mode 0"), "{text}");
+        assert!(text.contains("this process runs with real uid "), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn an_apply_whose_caller_went_away_in_the_queue_is_still_carried_out() {
+    let directory = TempDir::new().unwrap();
+    let kind = SpoolKind::RocksDB;
+    let spool = open((kind, directory.path()), (kind, directory.path())).unwrap();
+    let key = SpoolId([7; 16]);
+    for _ in 0..20 {
+        let put = SpoolOperation::Put { family: Family::Meta, key, value: Bytes::new() };
+        let apply = spool.apply(vec![put], SyncMode::Synced);
+        let waited = tokio::time::timeout(std::time::Duration::ZERO, apply).await;
+        let delete = SpoolOperation::Delete { family: Family::Meta, key };
+        drop(waited);
+        spool.sync().await.unwrap();
+        assert_eq!(spool.get(Family::Meta, key).await, Ok(Some(Bytes::new())));
+        spool.apply(vec![delete], SyncMode::Unsynced).await.unwrap();
+    }
+}

@@ -1,0 +1,635 @@
+//! One outgoing session: from the engine's `Open` to `SessionClosed`. Finds the addresses, dials them in order, drives
+//! `core::smtp::client` over the connection that answers, and tells the engine what became of each delivery.
+//! Invariant: what the engine hears goes through the [`Fence`]; once that is shut, nothing this task says reaches it. Every wait
+//! has the machine's deadline or one of its own.
+use crate::local;
+use crate::plan;
+use crate::shared::{Attempt, Connection, Ending, LoadError, Shared, lock};
+use crate::world::World;
+use bytes::BytesMut;
+use kumo_core::config::queue::DeliveryProtocol;
+use kumo_core::engine::{CloseCause, Input as EngineInput, Outcome, Outcomes, Target};
+use kumo_core::id::{OpId, SessionId, SpoolId};
+use kumo_core::log::{PeerAddress, SourceAddress};
+use kumo_core::message::Message;
+use kumo_core::mx::{Candidate, Plan};
+use kumo_core::port::{DialRequest, NetErrorKind, Network, Stream, TlsInfo};
+use kumo_core::recipients::RecipientSet;
+use kumo_core::smtp::client::{Closed, Fate, Input, Job, Output, Report, Session, Settings};
+use kumo_core::smtp::reply::Reply;
+use kumo_core::time::{Duration, Mono};
+use std::sync::{Arc, Mutex};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+/// What the engine asks of a session.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Deliver { op: OpId, message: SpoolId, recipients: RecipientSet, deadline: Mono },
+    Close,
+}
+
+/// A delivery, a close, and a second close at the stop: more can't be outstanding.
+const COMMANDS: usize = 8;
+/// To say QUIT and shut the connection down.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// For a verdict after the final dot, once the process stops (D22).
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outstanding {
+    pub op: OpId,
+    pub body_began: bool,
+}
+
+pub(crate) struct Fenced {
+    pub outstanding: Option<Outstanding>,
+}
+
+#[derive(Debug, Default)]
+struct FenceState {
+    shut: bool,
+    outstanding: Option<Outstanding>,
+}
+
+/// Between a session's task and the engine.
+#[derive(Debug, Default)]
+pub(crate) struct Fence(Mutex<FenceState>);
+
+impl Fence {
+    fn begin(&self, op: OpId) {
+        lock(&self.0).outstanding = Some(Outstanding { op, body_began: false });
+    }
+
+    fn body_begins(&self) {
+        if let Some(outstanding) = &mut lock(&self.0).outstanding {
+            outstanding.body_began = true;
+        }
+    }
+
+    /// Whether the completion may still be told.
+    fn complete(&self) -> bool {
+        let mut state = lock(&self.0);
+        state.outstanding = None;
+        !state.shut
+    }
+
+    fn is_open(&self) -> bool {
+        !lock(&self.0).shut
+    }
+
+    /// `None` if it was shut already.
+    fn shut(&self) -> Option<Fenced> {
+        let mut state = lock(&self.0);
+        if std::mem::replace(&mut state.shut, true) {
+            return None;
+        }
+        Some(Fenced { outstanding: state.outstanding.take() })
+    }
+}
+
+/// The engine loop's end of a session.
+pub(crate) struct SessionTask {
+    commands: mpsc::Sender<Command>,
+    fence: Arc<Fence>,
+    abort: Box<dyn Fn() + Send>,
+}
+
+impl SessionTask {
+    pub fn start<W: World>(shared: &Arc<Shared<W>>, id: SessionId, target: Target) -> SessionTask {
+        let (commands, inbox) = mpsc::channel(COMMANDS);
+        let fence = Arc::new(Fence::default());
+        let link =
+            Link { shared: shared.clone(), id, target: Arc::new(target), fence: fence.clone() };
+        let task = shared.runtime.spawn(run(link, inbox));
+        SessionTask { commands, fence, abort: Box::new(move || task.abort()) }
+    }
+
+    pub fn tell(&self, command: Command) {
+        // Closed: its SessionClosed is on the way to the engine.
+        if let Err(mpsc::error::TrySendError::Full(command)) = self.commands.try_send(command) {
+            panic!("a session was told more than it can have outstanding: {command:?}");
+        }
+    }
+
+    pub fn fence(&self) -> Option<Fenced> {
+        let fenced = self.fence.shut()?;
+        (self.abort)();
+        Some(fenced)
+    }
+}
+
+/// What a session's task holds on to.
+pub(crate) struct Link<W: World> {
+    pub shared: Arc<Shared<W>>,
+    pub id: SessionId,
+    pub target: Arc<Target>,
+    fence: Arc<Fence>,
+}
+
+/// A session's end as the engine and the records want it.
+pub(crate) struct End {
+    pub cause: CloseCause,
+    /// For those who waited for the session; `None` if it was ready once.
+    pub ending: Option<Ending>,
+}
+
+impl End {
+    pub fn done() -> End {
+        End { cause: CloseCause::Done, ending: None }
+    }
+
+    fn never(cause: CloseCause, reply: Reply, connection: Connection) -> End {
+        End { cause, ending: Some(Ending { reply, connection: Arc::new(connection) }) }
+    }
+}
+
+/// A delivery under way: what is needed to report it.
+pub(crate) struct Delivery {
+    pub op: OpId,
+    pub message: Arc<Message>,
+}
+
+impl<W: World> Link<W> {
+    pub async fn ready(&self) {
+        if self.fence.is_open() {
+            self.shared.tell_engine(EngineInput::SessionReady { session: self.id }).await;
+        }
+    }
+
+    pub fn begin(&self, op: OpId) {
+        self.fence.begin(op);
+    }
+
+    pub fn body_begins(&self) {
+        self.fence.body_begins();
+    }
+
+    /// Tells the engine what became of a delivery.
+    pub async fn attempted(
+        &self,
+        delivery: Delivery,
+        fates: Vec<(u32, Fate)>,
+        connection: &Arc<Connection>,
+        reusable: bool,
+    ) {
+        let Delivery { op, message, .. } = delivery;
+        let outcomes = outcomes_of(&fates);
+        let replies = fates.into_iter().filter_map(|(index, fate)| Some((index, reply_of(fate)?)));
+        let replies = replies.collect();
+        if !self.fence.complete() {
+            self.shared.counters.late_completions.add(1);
+            return;
+        }
+        self.shared.keep_attempt(op, Attempt { message, replies, connection: connection.clone() });
+        self.shared.tell_engine(EngineInput::Attempted { op, outcomes, reusable }).await;
+    }
+
+    /// The message couldn't be read: nobody's fault but ours, so only a delay. The session is as good as before.
+    pub async fn not_loaded(&self, op: OpId, error: &LoadError) {
+        if !self.fence.complete() {
+            return;
+        }
+        tracing::error!("a delivery couldn't begin: {error}");
+        let outcomes = Outcomes::Uniform(Outcome::Deferred(Reply::new(400, "").reply_code()));
+        self.shared.tell_engine(EngineInput::Attempted { op, outcomes, reusable: true }).await;
+        self.ready().await;
+    }
+}
+
+fn outcomes_of(fates: &[(u32, Fate)]) -> Outcomes {
+    let outcome = |fate: &Fate| match fate {
+        Fate::Delivered(reply) => Outcome::Delivered(reply.reply_code()),
+        Fate::Deferred(reply) => Outcome::Deferred(reply.reply_code()),
+        Fate::Refused(reply) => Outcome::Refused(reply.reply_code()),
+        Fate::Unknown => Outcome::Unknown,
+        Fate::Returned => Outcome::Returned,
+    };
+    match fates {
+        [(_, only)] => Outcomes::Uniform(outcome(only)),
+        many => Outcomes::Each(many.iter().map(|(index, fate)| (*index, outcome(fate))).collect()),
+    }
+}
+
+fn reply_of(fate: Fate) -> Option<Reply> {
+    match fate {
+        Fate::Delivered(reply) | Fate::Deferred(reply) | Fate::Refused(reply) => Some(reply),
+        Fate::Unknown | Fate::Returned => None,
+    }
+}
+
+async fn run<W: World>(link: Link<W>, mut commands: mpsc::Receiver<Command>) {
+    let client = &link.shared.counters.smtp_client;
+    client.connections.add(1);
+    client.connections_total.add(1);
+    let end = match &*link.target.protocol {
+        DeliveryProtocol::Smtp { mx_list } => match plan::make(&link, mx_list).await {
+            Ok(Plan::Dial(candidates)) => smtp(&link, candidates, &mut commands).await,
+            Ok(other) => refused_by_plan(&link, other),
+            Err(why) => connect_failed(&link, &why),
+        },
+        DeliveryProtocol::Maildir { .. } | DeliveryProtocol::Null => {
+            local::run(&link, &mut commands).await
+        }
+    };
+    client.connections.sub(1);
+    if link.fence.shut().is_none() {
+        return;
+    }
+    if let Some(ending) = end.ending {
+        link.shared.keep_ending(link.id, ending);
+    }
+    let closed = EngineInput::SessionClosed { session: link.id, cause: end.cause };
+    link.shared.tell_engine(closed).await;
+}
+
+fn refused_by_plan<W: World>(link: &Link<W>, plan: Plan) -> End {
+    let connection = connection_of(link, None, None, None);
+    let (cause, code, text) = match plan {
+        Plan::Prohibited(Candidate { host, address }) => {
+            let ip = address.ip();
+            let text = format!(
+                "5.4.4 {host}/{ip} is on the list of prohibited_hosts {:?}",
+                link.target
+                    .path
+                    .prohibited_hosts
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+            );
+            (CloseCause::Prohibited, 550, text)
+        }
+        Plan::Skipped => {
+            let text =
+                "4.4.4 KumoMTA internal: MX consisted solely of hosts on the skip_hosts list";
+            (CloseCause::Skipped, 451, text.to_string())
+        }
+        Plan::NoHosts | Plan::Dial(_) => {
+            let text = "4.4.4 KumoMTA internal: MX didn't resolve to any hosts";
+            (CloseCause::NoHosts, 451, text.to_string())
+        }
+    };
+    End::never(cause, Reply::new(code, &text), connection)
+}
+
+fn connect_failed<W: World>(link: &Link<W>, why: &str) -> End {
+    let text = format!("KumoMTA internal: failed to connect to any candidate hosts: {why}");
+    let connection = connection_of(link, None, None, None);
+    End::never(CloseCause::ConnectFailed, Reply::new(400, &text), connection)
+}
+
+pub(crate) fn connection_of<W: World>(
+    link: &Link<W>,
+    candidate: Option<&Candidate>,
+    local: Option<std::net::SocketAddr>,
+    tls: Option<TlsInfo>,
+) -> Connection {
+    let peer = candidate.map(|candidate| PeerAddress {
+        name: candidate.host.clone(),
+        addr: candidate.address.ip().to_string(),
+    });
+    let source_address = local.map(|local| SourceAddress {
+        address: local.to_string(),
+        server: None,
+        protocol: None,
+    });
+    let protocol = match &*link.target.protocol {
+        DeliveryProtocol::Smtp { .. } if link.target.path.use_lmtp => "LMTP",
+        DeliveryProtocol::Smtp { .. } => "ESMTP",
+        DeliveryProtocol::Maildir { .. } => "Maildir",
+        DeliveryProtocol::Null => "Null",
+    };
+    let provider = link.target.path.provider_name.as_deref().map(Into::into);
+    Connection { peer, source_address, tls, protocol, session: session_uuid(link), provider }
+}
+
+/// A UUID for the session's records: version 4 in form, its bits from the node's seed.
+fn session_uuid<W: World>(link: &Link<W>) -> String {
+    let bits = (u128::from(link.shared.seed()) << 64) | u128::from(link.shared.seed());
+    let hex = format!("{:032x}", (bits & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62));
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+// ---- SMTP -------------------------------------------------------------------------------------------------
+
+/// What one candidate came to.
+enum Tried {
+    /// The session was ready once, or is no longer wanted.
+    Ended(End),
+    Failed {
+        why: String,
+        address_missing: bool,
+    },
+    /// TLS doesn't work there: once more without.
+    BrokenTls {
+        why: String,
+    },
+}
+
+async fn smtp<W: World>(
+    link: &Link<W>,
+    candidates: Vec<Candidate>,
+    commands: &mut mpsc::Receiver<Command>,
+) -> End {
+    let mut errors: Vec<String> = Vec::new();
+    let mut address_missing = false;
+    for candidate in &candidates {
+        let path = &link.target.path;
+        let now = link.shared.now().mono;
+        let skip_tls = link.shared.has_broken_tls(&link.target.site, now);
+        let mut tried = try_candidate(link, candidate, skip_tls, commands).await;
+        if let Tried::BrokenTls { why } = &tried {
+            if let Some(remember) = path.remember_broken_tls {
+                link.shared.remember_broken_tls(&link.target.site, now + remember, now);
+            }
+            let again = path.opportunistic_tls_reconnect_on_failed_handshake
+                || path.remember_broken_tls.is_some();
+            errors.push(format!("{}/{}: {why}", candidate.host, candidate.address.ip()));
+            if !again {
+                continue;
+            }
+            tried = try_candidate(link, candidate, true, commands).await;
+        }
+        match tried {
+            Tried::Ended(end) => return end,
+            Tried::Failed { why, address_missing: missing } => {
+                address_missing |= missing;
+                errors.push(format!("{}/{}: {why}", candidate.host, candidate.address.ip()));
+            }
+            Tried::BrokenTls { why } => errors.push(why),
+        }
+    }
+    let mut end = connect_failed(link, &errors.join("; "));
+    if address_missing {
+        end.cause = CloseCause::AddressNotAvailable;
+    }
+    end
+}
+
+async fn try_candidate<W: World>(
+    link: &Link<W>,
+    candidate: &Candidate,
+    skip_tls: bool,
+    commands: &mut mpsc::Receiver<Command>,
+) -> Tried {
+    let path = &link.target.path;
+    let source_address = link.target.source.source_address;
+    let request = DialRequest { remote: candidate.address, source_address, proxy: None };
+    let dialled = timeout(path.connect_timeout, link.shared.world.network().dial(request)).await;
+    let stream = match dialled {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            let address_missing = error.kind == NetErrorKind::AddressNotAvailable;
+            return Tried::Failed { why: error.to_string(), address_missing };
+        }
+        Err(_) => {
+            let why = format!("no connection within {:?}", path.connect_timeout);
+            return Tried::Failed { why, address_missing: false };
+        }
+    };
+    let source = &link.target.source;
+    let ehlo_domain = source.ehlo_domain.as_deref().or(path.ehlo_domain.as_deref());
+    let settings = Settings {
+        path: path.clone(),
+        ehlo_domain: ehlo_domain.unwrap_or(&link.shared.hostname).into(),
+        host: candidate.host.clone(),
+        skip_tls,
+    };
+    let local = stream.local_address();
+    let dialogue = Dialogue {
+        link,
+        candidate,
+        connection: Arc::new(connection_of(link, Some(candidate), local, None)),
+        machine: Session::new(settings),
+        stream: Some(stream),
+        input: BytesMut::new(),
+        delivery: None,
+        was_ready: false,
+        give_up_at: None,
+    };
+    dialogue.run(commands).await
+}
+
+/// The machine and its connection.
+struct Dialogue<'a, W: World> {
+    link: &'a Link<W>,
+    candidate: &'a Candidate,
+    connection: Arc<Connection>,
+    machine: Session,
+    /// `None` only while it is being upgraded.
+    stream: Option<<W::Network as Network>::Stream>,
+    input: BytesMut,
+    delivery: Option<Delivery>,
+    was_ready: bool,
+    /// When what is under way has to be given up: the engine's deadline, or sooner if the process stops.
+    give_up_at: Option<Mono>,
+}
+
+enum Event {
+    Command(Option<Command>),
+    Read(bool),
+    Tick,
+}
+
+impl<W: World> Dialogue<'_, W> {
+    async fn run(mut self, commands: &mut mpsc::Receiver<Command>) -> Tried {
+        self.handle(Input::Connected);
+        loop {
+            if let Some(closed) = self.perform().await {
+                return self.closed(closed).await;
+            }
+            match self.next_event(commands).await {
+                Event::Command(Some(command)) => self.obey(command).await,
+                // The engine's loop is gone, and the process with it.
+                Event::Command(None) => self.handle(Input::Abort),
+                Event::Read(true) => {
+                    let input = std::mem::take(&mut self.input);
+                    self.handle(Input::Bytes(&input));
+                    self.input = input;
+                    self.input.clear();
+                }
+                Event::Read(false) => self.handle(Input::Ended),
+                Event::Tick => self.tick(),
+            }
+        }
+    }
+
+    fn handle(&mut self, input: Input<'_>) {
+        let now = self.link.shared.now();
+        self.machine.handle(now, input);
+    }
+
+    async fn next_event(&mut self, commands: &mut mpsc::Receiver<Command>) -> Event {
+        let now = self.link.shared.now().mono;
+        let wake = self.machine.next_wake().map_or(Duration::from_secs(600), |at| at.since(now));
+        let wake = self.give_up_at.map_or(wake, |at| wake.min(at.since(now)));
+        // Lost in a handshake: its failure has ended the session, or will.
+        let Some(stream) = &mut self.stream else { return Event::Read(false) };
+        tokio::select! {
+            biased;
+            command = commands.recv() => Event::Command(command),
+            read = stream.read(&mut self.input) => Event::Read(matches!(read, Ok(1..))),
+            () = sleep(wake) => Event::Tick,
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = self.link.shared.now();
+        if self.give_up_at.is_some_and(|at| at <= now.mono) {
+            self.machine.handle(now, Input::Abort);
+        } else {
+            self.machine.handle(now, Input::Tick);
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Deliver { op, message, recipients, deadline } => {
+                self.give_up_at = Some(deadline);
+                self.deliver(op, message, recipients).await;
+            }
+            Command::Close if self.delivery.is_none() => self.handle(Input::Close),
+            // The process stops while a message is under way (D22).
+            Command::Close if self.machine.has_sent_final_dot() => {
+                let grace = self.link.target.path.system_shutdown_timeout.unwrap_or(STOP_GRACE);
+                let now = self.link.shared.now().mono;
+                self.give_up_at = Some(now + grace.min(STOP_GRACE));
+                self.handle(Input::Close);
+            }
+            Command::Close => self.handle(Input::Abort),
+        }
+    }
+
+    async fn deliver(&mut self, op: OpId, id: SpoolId, recipients: RecipientSet) {
+        self.link.begin(op);
+        let message = match self.link.shared.load(id).await {
+            Ok(message) => message,
+            Err(error) => return self.link.not_loaded(op, &error).await,
+        };
+        let addressed = recipients
+            .iter()
+            .filter_map(|index| {
+                Some((index, message.envelope.recipients.get(index as usize)?.clone()))
+            })
+            .collect();
+        let job = Job {
+            sender: message.envelope.sender.clone(),
+            recipients: addressed,
+            body: message.body.clone(),
+        };
+        self.delivery = Some(Delivery { op, message });
+        self.handle(Input::Deliver(job));
+    }
+
+    /// Performs what the machine wants until it wants nothing. `Some`: it is over.
+    async fn perform(&mut self) -> Option<Closed> {
+        let mut pending = BytesMut::new();
+        loop {
+            let Some(output) = self.machine.poll() else {
+                if pending.is_empty() {
+                    return None;
+                }
+                self.send(&mut pending).await;
+                continue;
+            };
+            match output {
+                Output::Send(octets) if pending.is_empty() && octets.len() >= 8192 => {
+                    // A body's block goes out as it is.
+                    self.write(&octets).await;
+                }
+                Output::Send(octets) => pending.extend_from_slice(&octets),
+                Output::StartTls => self.upgrade().await,
+                Output::Ready => {
+                    self.was_ready = true;
+                    self.link.ready().await;
+                }
+                Output::Report(Report { fates, reusable }) => {
+                    let delivery = self.delivery.take().expect("reported once, after Deliver");
+                    self.give_up_at = None;
+                    self.link.attempted(delivery, fates, &self.connection, reusable).await;
+                }
+                Output::Closed(closed) => {
+                    if !pending.is_empty()
+                        && let Some(stream) = &mut self.stream
+                    {
+                        // A QUIT nobody waits for.
+                        let _ = timeout(GOODBYE, stream.write_all(&pending)).await;
+                    }
+                    return Some(closed);
+                }
+            }
+        }
+    }
+
+    async fn send(&mut self, pending: &mut BytesMut) {
+        let octets = pending.split();
+        self.write(&octets).await;
+    }
+
+    async fn write(&mut self, octets: &[u8]) {
+        if self.machine.has_begun_body() {
+            self.link.body_begins();
+        }
+        let now = self.link.shared.now().mono;
+        let patience =
+            self.machine.next_wake().map_or(Duration::from_secs(600), |at| at.since(now));
+        let Some(stream) = &mut self.stream else { return self.handle(Input::Ended) };
+        match timeout(patience, stream.write_all(octets)).await {
+            Ok(Ok(())) => self.handle(Input::Flushed),
+            Ok(Err(_)) => self.last_words().await,
+            Err(_) => self.handle(Input::Tick),
+        }
+    }
+
+    /// The peer doesn't take more, but may have said why.
+    async fn last_words(&mut self) {
+        let Some(stream) = &mut self.stream else { return self.handle(Input::Ended) };
+        while let Ok(Ok(1..)) = timeout(GOODBYE, stream.read(&mut self.input)).await {
+            if self.input.len() >= kumo_core::limits::READ_CHUNK_OCTETS {
+                break;
+            }
+        }
+        let input = std::mem::take(&mut self.input);
+        if !input.is_empty() {
+            self.handle(Input::Bytes(&input));
+        }
+        self.handle(Input::Ended);
+    }
+
+    async fn upgrade(&mut self) {
+        let stream = self.stream.take().expect("upgraded once");
+        let patience = self.link.target.path.starttls_timeout;
+        let connect = self.machine.tls_connect();
+        let upgraded = timeout(patience, stream.upgrade_client(connect)).await;
+        let done = match upgraded {
+            Ok(Ok((stream, info))) => {
+                let local = stream.local_address();
+                self.stream = Some(stream);
+                let tls = Some(info.clone());
+                self.connection =
+                    Arc::new(connection_of(self.link, Some(self.candidate), local, tls));
+                Ok(info)
+            }
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("the TLS handshake took longer than {patience:?}")),
+        };
+        self.handle(Input::TlsDone(done));
+    }
+
+    async fn closed(mut self, closed: Closed) -> Tried {
+        if let Some(mut stream) = self.stream.take() {
+            let _ = timeout(GOODBYE, stream.shutdown()).await;
+        }
+        match closed {
+            Closed::NeverReady { why, tls_failed: true } => Tried::BrokenTls { why },
+            Closed::NeverReady { why, tls_failed: false } => {
+                Tried::Failed { why, address_missing: false }
+            }
+            Closed::Broken { why } => {
+                tracing::debug!(ready_queue = %self.link.target.ready_queue, "connection lost: {why}");
+                Tried::Ended(End::done())
+            }
+            Closed::Done => Tried::Ended(End::done()),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The committer's loop: feeds `core::commit::Committer` with what is submitted and performs its calls of the spool.
+//! Invariant: each submission's waiter hears its end exactly once; only this loop writes to the spool.
+use crate::engine_loop::Mail;
+use crate::shared::Shared;
+use crate::world::World;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use kumo_core::commit::{
+    CommitConfig, CommitOutcome, Committer, Input, Output, StageId, Ticket, Work,
+};
+use kumo_core::engine;
+use kumo_core::id::{OpId, SpoolId};
+use kumo_core::port::{Spool, SpoolError, SyncMode};
+use kumo_core::time::Duration;
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+/// From submission to answer.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Taken from the channel at one time.
+const TAKEN_AT_ONCE: usize = 512;
+
+pub(crate) struct Submission {
+    pub work: Work,
+    pub waiter: Waiter,
+}
+
+pub(crate) enum Waiter {
+    Session(oneshot::Sender<CommitOutcome>),
+    /// The engine, which hears whether its conclusion was stored.
+    Engine(OpId),
+    /// Nobody: what is written is a repair.
+    Nobody,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Control {
+    Stop,
+    Drain,
+}
+
+type Stage = Pin<Box<dyn Future<Output = (StageId, Result<(), SpoolError>)> + Send>>;
+
+pub(crate) struct CommitterLoop<W: World> {
+    shared: Arc<Shared<W>>,
+    machine: Committer,
+    waiters: HashMap<Ticket, Waiter>,
+    next_ticket: u64,
+    stages: FuturesUnordered<Stage>,
+}
+
+impl<W: World> CommitterLoop<W> {
+    pub fn new(shared: Arc<Shared<W>>) -> CommitterLoop<W> {
+        let atomic = shared.world.spool().is_atomic_across_families();
+        let config = CommitConfig { atomic, sync: shared.sync };
+        CommitterLoop {
+            shared,
+            machine: Committer::new(config),
+            waiters: HashMap::new(),
+            next_ticket: 1,
+            stages: FuturesUnordered::new(),
+        }
+    }
+
+    /// Runs until drained; returns what it couldn't undo.
+    pub async fn run(
+        mut self,
+        mut submissions: mpsc::Receiver<Submission>,
+        mut control: mpsc::Receiver<Control>,
+    ) -> Vec<SpoolId> {
+        let mut taken = Vec::with_capacity(TAKEN_AT_ONCE);
+        loop {
+            let wake = self.until_wake();
+            tokio::select! {
+                biased;
+                Some((stage, result)) = self.stages.next(), if !self.stages.is_empty() => {
+                    self.handle(Input::Applied { stage, result });
+                }
+                Some(control) = control.recv() => match control {
+                    Control::Stop => self.handle(Input::Stop),
+                    Control::Drain => {
+                        submissions.close();
+                        while let Ok(submission) = submissions.try_recv() {
+                            self.submit(submission);
+                        }
+                        self.handle(Input::Drain);
+                    }
+                },
+                _ = submissions.recv_many(&mut taken, TAKEN_AT_ONCE), if !submissions.is_closed() => {
+                    taken.drain(..).for_each(|submission| self.submit(submission));
+                    self.handle(Input::Tick);
+                }
+                () = sleep(wake) => self.handle(Input::Tick),
+            }
+            if let Some(owed) = self.perform().await {
+                return owed;
+            }
+        }
+    }
+
+    fn until_wake(&self) -> Duration {
+        let now = self.shared.now().mono;
+        self.machine.next_wake().map_or(Duration::from_secs(3600), |wake| wake.since(now))
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = self.shared.now().mono;
+        self.machine.handle(now, input);
+    }
+
+    fn submit(&mut self, submission: Submission) {
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        self.waiters.insert(ticket, submission.waiter);
+        let deadline = self.shared.now().mono + DEADLINE;
+        self.machine.submit(ticket, submission.work, deadline);
+    }
+
+    async fn perform(&mut self) -> Option<Vec<SpoolId>> {
+        while let Some(output) = self.machine.poll() {
+            match output {
+                Output::Apply { stage, batch, sync } => {
+                    if sync == SyncMode::Synced {
+                        self.shared.counters.synced_batches.add(1);
+                    }
+                    let shared = self.shared.clone();
+                    self.stages.push(Box::pin(async move {
+                        (stage, shared.world.spool().apply(batch, sync).await)
+                    }));
+                }
+                Output::Sync { stage } => {
+                    let shared = self.shared.clone();
+                    self.stages
+                        .push(Box::pin(async move { (stage, shared.world.spool().sync().await) }));
+                }
+                Output::Done { ticket, outcome } => self.done(ticket, outcome).await,
+                Output::Undone { ids } => {
+                    self.shared.counters.undone.add(ids.len() as u64);
+                    tracing::warn!(?ids, "stores that ended after their deadline were taken back");
+                }
+                Output::Drained { owed } => return Some(owed),
+            }
+        }
+        None
+    }
+
+    async fn done(&mut self, ticket: Ticket, outcome: CommitOutcome) {
+        let waiter = self.waiters.remove(&ticket).expect("each ticket is done once");
+        match waiter {
+            // A session that is gone no longer wants to know.
+            Waiter::Session(done) => drop(done.send(outcome)),
+            Waiter::Engine(op) => {
+                let stored = matches!(outcome, CommitOutcome::Written);
+                if !stored {
+                    tracing::error!(?outcome, "the spool didn't take an update or a removal");
+                }
+                let input = engine::Input::Concluded { op, stored };
+                let _ = self.shared.engine.send(Mail::Input(input)).await;
+            }
+            Waiter::Nobody => {}
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Performs conclusions: writes the records, hands the update or removal to the committer. Invariant: records come
+//! first, so that what is removed has been logged; the engine hears of each conclusion once, from the committer or from here.
+use crate::committer::{Submission, Waiter};
+use crate::record::{RecordEvent, Recorder};
+use crate::shared::{Attempt, Connection, LoadError, Shared};
+use crate::world::World;
+use bytes::Bytes;
+use kumo_core::address::Mailbox;
+use kumo_core::commit::Work;
+use kumo_core::engine::{Conclusion, Input, Note, Reason, Then};
+use kumo_core::id::OpId;
+use kumo_core::log::RecordKind;
+use kumo_core::message::Message;
+use kumo_core::recipients::RecipientSet;
+use kumo_core::record::encode_meta;
+use kumo_core::smtp::reply::Reply;
+use std::sync::Arc;
+use tokio::sync::{Semaphore, mpsc};
+
+/// One conclusion to be performed.
+pub(crate) struct Job {
+    pub op: OpId,
+    pub conclusion: Box<Conclusion>,
+}
+
+/// Conclusions that have to read their message from the spool, at one time.
+const LOADING: usize = 64;
+/// What is said of a message whose reply got lost on our side.
+const NO_REPLY: &str = "the outcome was not recorded";
+
+pub(crate) async fn run<W: World>(shared: Arc<Shared<W>>, mut jobs: mpsc::UnboundedReceiver<Job>) {
+    let loading = Arc::new(Semaphore::new(LOADING));
+    while let Some(Job { op, conclusion }) = jobs.recv().await {
+        let attempt = conclusion.attempt.and_then(|attempt| shared.take_attempt(attempt));
+        // Policy may have changed the message since the attempt.
+        let kept = shared.messages.get(conclusion.message);
+        let in_memory = kept.or_else(|| attempt.as_ref().map(|attempt| attempt.message.clone()));
+        let subject = in_memory.map(Subject::whole);
+        let needs = needs_of(&shared, &conclusion);
+        if subject.is_some() || needs == Needs::Nothing {
+            conclude(&shared, op, &conclusion, attempt, subject).await;
+            continue;
+        }
+        let permit = loading.clone().acquire_owned().await.expect("never closed");
+        let task = shared.clone();
+        shared.spawn(async move {
+            let subject = match load(&task, &conclusion, needs).await {
+                Ok(subject) => Some(subject),
+                Err(error) => {
+                    tracing::error!(id = %conclusion.message, "no records could be written: {error}");
+                    None
+                }
+            };
+            conclude(&task, op, &conclusion, attempt, subject).await;
+            drop(permit);
+        });
+    }
+}
+
+/// The message that a conclusion is about. Its body may have been left in the spool.
+struct Subject {
+    message: Arc<Message>,
+    size: u64,
+}
+
+impl Subject {
+    fn whole(message: Arc<Message>) -> Subject {
+        let size = message.body.len() as u64;
+        Subject { message, size }
+    }
+}
+
+/// What of a message a conclusion asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    Envelope,
+    Everything,
+}
+
+fn needs_of<W: World>(shared: &Shared<W>, conclusion: &Conclusion) -> Needs {
+    let updates = matches!(conclusion.then, Then::Update { .. });
+    let recorder = shared.world.recorder();
+    if updates || conclusion.notes.iter().any(|note| recorder.quotes_header(note.kind)) {
+        return Needs::Everything;
+    }
+    if conclusion.notes.is_empty() { Needs::Nothing } else { Needs::Envelope }
+}
+
+async fn load<W: World>(
+    shared: &Shared<W>,
+    conclusion: &Conclusion,
+    needs: Needs,
+) -> Result<Subject, LoadError> {
+    if needs == Needs::Everything {
+        return shared.load(conclusion.message).await.map(Subject::whole);
+    }
+    let record = shared.load_envelope(conclusion.message).await?;
+    let size = u64::from(record.size);
+    Ok(Subject { message: Arc::new(record.into_message(Bytes::new())), size })
+}
+
+async fn conclude<W: World>(
+    shared: &Arc<Shared<W>>,
+    op: OpId,
+    conclusion: &Conclusion,
+    attempt: Option<Attempt>,
+    subject: Option<Subject>,
+) {
+    if let Some(subject) = &subject {
+        for note in &conclusion.notes {
+            log(shared, conclusion, note, attempt.as_ref(), subject).await;
+        }
+    }
+    count(shared, conclusion);
+    let work = match (&conclusion.then, subject) {
+        (Then::Nothing, _) => None,
+        (Then::Remove, _) => {
+            shared.messages.remove(conclusion.message);
+            Some(Work::Remove { id: conclusion.message })
+        }
+        (Then::Update { attempts, due, remaining }, Some(subject)) => {
+            let mut next = (*subject.message).clone();
+            (next.attempts, next.remaining) = (*attempts, remaining.clone());
+            next.schedule.due = Some(*due);
+            let meta = encode_meta(&next);
+            shared.messages.insert(Arc::new(next), &shared.counters);
+            Some(Work::Update { id: conclusion.message, meta })
+        }
+        // It couldn't be read, so its state can't be written either; the engine has it.
+        (Then::Update { .. }, None) => None,
+    };
+    match work {
+        Some(work) => {
+            let submission = Submission { work, waiter: Waiter::Engine(op) };
+            if shared.committer.send(submission).await.is_err() {
+                shared.tell_engine(Input::Concluded { op, stored: false }).await;
+            }
+        }
+        None => shared.tell_engine(Input::Concluded { op, stored: true }).await,
+    }
+}
+
+fn count<W: World>(shared: &Shared<W>, conclusion: &Conclusion) {
+    for note in &conclusion.notes {
+        let recipients = u64::from(note.recipients.len());
+        let client = &shared.counters.smtp_client;
+        match note.kind {
+            RecordKind::Delivery => client.messages.add(recipients),
+            RecordKind::TransientFailure => client.transiently_failed.add(recipients),
+            RecordKind::Bounce | RecordKind::Expiration | RecordKind::AdminBounce => {
+                client.failed.add(recipients);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// One record for each different response.
+async fn log<W: World>(
+    shared: &Arc<Shared<W>>,
+    conclusion: &Conclusion,
+    note: &Note,
+    attempt: Option<&Attempt>,
+    subject: &Subject,
+) {
+    let message = &*subject.message;
+    let ending = conclusion.session.and_then(|session| shared.ending(session));
+    let connection = match (attempt, &ending) {
+        (Some(attempt), _) => attempt.connection.clone(),
+        (None, Some(ending)) => ending.connection.clone(),
+        (None, None) => Arc::new(Connection::default()),
+    };
+    for (reply, recipients) in responses(note, attempt, ending.map(|ending| ending.reply)) {
+        let recipients: Vec<&Mailbox> = recipients
+            .into_iter()
+            .filter_map(|index| message.envelope.recipients.get(index as usize))
+            .collect();
+        let event = RecordEvent {
+            kind: note.kind,
+            when: shared.now().wall,
+            message,
+            size: subject.size,
+            recipients,
+            queue: &conclusion.queue,
+            site: conclusion.site.as_deref().unwrap_or(""),
+            response: reply,
+            attempts: conclusion.attempts,
+            peer_address: connection.peer.clone(),
+            pool: conclusion.pool.as_deref(),
+            source: conclusion.source.as_deref(),
+            source_address: connection.source_address.clone(),
+            delivery_protocol: (!connection.protocol.is_empty()).then_some(connection.protocol),
+            tls: connection.tls.as_ref(),
+            provider: connection.provider.as_deref(),
+            session: (!connection.session.is_empty()).then(|| connection.session.clone()),
+        };
+        shared.world.recorder().record(event).await;
+    }
+}
+
+fn responses(
+    note: &Note,
+    attempt: Option<&Attempt>,
+    ending: Option<Reply>,
+) -> Vec<(Reply, Vec<u32>)> {
+    let all = |recipients: &RecipientSet| recipients.iter().collect::<Vec<u32>>();
+    match &note.reason {
+        Reason::Generated { code, internal, text } => {
+            let prefix = if *internal { "KumoMTA internal: " } else { "" };
+            let content = format!("{prefix}{text}");
+            let reply = Reply { code: code.code, enhanced: code.enhanced, content, command: None };
+            vec![(reply, all(&note.recipients))]
+        }
+        Reason::SessionEnd => {
+            let reply = ending.unwrap_or_else(|| Reply::new(400, NO_REPLY));
+            vec![(reply, all(&note.recipients))]
+        }
+        Reason::PeerReply => by_reply(note, attempt),
+    }
+}
+
+fn by_reply(note: &Note, attempt: Option<&Attempt>) -> Vec<(Reply, Vec<u32>)> {
+    let mut grouped: Vec<(Reply, Vec<u32>)> = Vec::new();
+    for index in note.recipients.iter() {
+        let found = attempt.and_then(|attempt| {
+            attempt.replies.iter().find(|(of, _)| *of == index).map(|(_, reply)| reply.clone())
+        });
+        let reply = found.unwrap_or_else(|| Reply::new(400, NO_REPLY));
+        match grouped.iter_mut().find(|(known, _)| *known == reply) {
+            Some((_, recipients)) => recipients.push(index),
+            None => grouped.push((reply, vec![index])),
+        }
+    }
+    grouped
+}

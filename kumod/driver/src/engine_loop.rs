@@ -1,0 +1,167 @@
+//! The engine's loop: one input after another, its outputs performed before the next.
+//! Invariant: this loop never waits for anybody but its mail and its timer, so that nobody who waits for the engine waits for
+//! long. What an output asks for is done by other tasks, each of which answers with mail.
+use crate::client::{Command, SessionTask};
+use crate::concluder::Job;
+use crate::questions;
+use crate::shared::Shared;
+use crate::world::World;
+use kumo_core::engine::{
+    AdminCommand, AdminReply, CloseCause, Engine, Input, Outcome, Outcomes, Output,
+};
+use kumo_core::id::{OpId, SessionId};
+use kumo_core::time::{Duration, Now};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+pub(crate) type Look = Box<dyn FnOnce(&Engine, Now) + Send>;
+
+/// What the engine's loop is sent.
+pub(crate) enum Mail {
+    Input(Input),
+    /// Looks at the engine; must be quick.
+    Query(Look),
+    Admin {
+        command: AdminCommand,
+        reply: oneshot::Sender<AdminReply>,
+    },
+}
+
+/// Letters taken at one time.
+const TAKEN_AT_ONCE: usize = 256;
+/// Operations of the loop itself, told apart from the engine's own by their first bit.
+const ADMIN_OPS: u64 = 1 << 63;
+
+pub(crate) struct EngineLoop<W: World> {
+    shared: Arc<Shared<W>>,
+    engine: Engine,
+    sessions: HashMap<SessionId, SessionTask>,
+    admin: HashMap<OpId, oneshot::Sender<AdminReply>>,
+    next_admin: u64,
+    /// Inputs that this loop itself has found, before any mail.
+    own: VecDeque<Input>,
+    stopped: Option<oneshot::Sender<()>>,
+}
+
+impl<W: World> EngineLoop<W> {
+    /// `stopped` is told once the engine has said [`Output::Stopped`].
+    pub fn new(
+        shared: Arc<Shared<W>>,
+        engine: Engine,
+        stopped: oneshot::Sender<()>,
+    ) -> EngineLoop<W> {
+        EngineLoop {
+            shared,
+            engine,
+            sessions: HashMap::new(),
+            admin: HashMap::new(),
+            next_admin: ADMIN_OPS,
+            own: VecDeque::new(),
+            stopped: Some(stopped),
+        }
+    }
+
+    /// Runs as long as anybody can send mail.
+    pub async fn run(mut self, mut mail: mpsc::Receiver<Mail>) {
+        let mut taken = Vec::with_capacity(TAKEN_AT_ONCE);
+        loop {
+            let wake = self.until_wake();
+            tokio::select! {
+                biased;
+                count = mail.recv_many(&mut taken, TAKEN_AT_ONCE) => if count == 0 { return },
+                () = sleep(wake) => self.feed(Input::Tick),
+            }
+            taken.drain(..).for_each(|letter| self.open(letter));
+            self.shared.engine_full.store(self.engine.is_full(), Ordering::Relaxed);
+        }
+    }
+
+    fn until_wake(&self) -> Duration {
+        let now = self.shared.now().mono;
+        self.engine.next_wake().map_or(Duration::from_secs(3600), |(wake, _)| wake.since(now))
+    }
+
+    fn open(&mut self, letter: Mail) {
+        match letter {
+            Mail::Input(input) => {
+                if let Input::SessionClosed { session, .. } = &input {
+                    self.sessions.remove(session);
+                }
+                self.feed(input);
+            }
+            Mail::Query(look) => look(&self.engine, self.shared.now()),
+            Mail::Admin { command, reply } => {
+                let op = OpId(self.next_admin);
+                self.next_admin += 1;
+                self.admin.insert(op, reply);
+                self.feed(Input::Admin { op, command });
+            }
+        }
+    }
+
+    fn feed(&mut self, input: Input) {
+        self.own.push_back(input);
+        while let Some(input) = self.own.pop_front() {
+            self.engine.handle(self.shared.now(), input);
+            while let Some(output) = self.engine.poll() {
+                self.perform(output);
+            }
+        }
+    }
+
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::Ask { op, question, deadline } => {
+                questions::ask(&self.shared, op, question, deadline);
+            }
+            Output::Resolve { op, domain, deadline } => {
+                questions::resolve(&self.shared, op, domain, deadline);
+            }
+            Output::Open { session, target } => {
+                let task = SessionTask::start(&self.shared, session, *target);
+                self.sessions.insert(session, task);
+            }
+            Output::Deliver { op, session, message, recipients, deadline } => {
+                let command = Command::Deliver { op, message, recipients, deadline };
+                self.session(session).tell(command);
+            }
+            Output::Close { session } => self.session(session).tell(Command::Close),
+            Output::Abort { session, phase } => self.abort(session, &phase),
+            Output::Conclude { op, conclusion } => {
+                // The concluders live as long as the process.
+                let _ = self.shared.conclusions.send(Job { op, conclusion });
+            }
+            Output::AdminDone { op, reply } => {
+                let waiting = self.admin.remove(&op).expect("only this loop gives orders");
+                // Who asked may be gone.
+                let _ = waiting.send(reply);
+            }
+            Output::Stopped => {
+                let stopped = self.stopped.take().expect("the engine stops once");
+                let _ = stopped.send(());
+            }
+        }
+    }
+
+    fn session(&self, session: SessionId) -> &SessionTask {
+        self.sessions.get(&session).expect("the engine knows which sessions stand")
+    }
+
+    /// Fences: from here on the task isn't heard any more, and what it owed is completed in its place.
+    fn abort(&mut self, session: SessionId, phase: &str) {
+        let task = self.session(session);
+        let Some(fenced) = task.fence() else { return };
+        tracing::info!(session = session.0, phase, "outgoing session aborted");
+        if let Some(outstanding) = fenced.outstanding {
+            let outcome = if outstanding.body_began { Outcome::Unknown } else { Outcome::Returned };
+            let outcomes = Outcomes::Uniform(outcome);
+            let op = outstanding.op;
+            self.own.push_back(Input::Attempted { op, outcomes, reusable: false });
+        }
+        self.own.push_back(Input::SessionClosed { session, cause: CloseCause::Aborted });
+        self.sessions.remove(&session);
+    }
+}

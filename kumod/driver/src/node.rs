@@ -1,0 +1,279 @@
+//! A node's life: start, run, stop. [`Node::start`] opens nothing that it doesn't close again; [`Handle`] is how the rest of the
+//! process (HTTP, metrics) talks to it. Invariant: what was answered 250 is in the spool when [`Node::stop`] returns, and no
+//! batch is handed over after it was called.
+use crate::committer::{CommitterLoop, Control};
+use crate::concluder;
+use crate::counters::Counters;
+use crate::engine_loop::{EngineLoop, Mail};
+use crate::enumeration;
+use crate::intake;
+use crate::policy::{Generated, Policy};
+use crate::server::{self, Service};
+use crate::shared::{LoadError, Parts, Phase, Shared};
+use crate::world::World;
+use kumo_core::config::EsmtpListener;
+use kumo_core::engine::{AdminCommand, AdminReply, Engine, EngineConfig, Input};
+use kumo_core::id::SpoolId;
+use kumo_core::limits;
+use kumo_core::message::Message;
+use kumo_core::port::{Listener, NetError, Network, Spool, TlsAccept};
+use kumo_core::smtp::server::Submitted;
+use kumo_core::time::{Duration, Now};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{sleep, timeout};
+
+/// Letters waiting for the engine.
+const ENGINE_MAIL: usize = 8_192;
+/// For everything that a stop has to wait for (D22).
+const STOP: Duration = Duration::from_secs(10);
+
+pub struct NodeConfig {
+    pub hostname: Arc<str>,
+    pub listeners: Vec<EsmtpListener>,
+    /// False: `define_spool { flush = false }`.
+    pub sync: bool,
+    pub body_cache_octets: usize,
+    /// Everything random in this life.
+    pub seed: u64,
+}
+
+/// A running node.
+pub struct Node<W: World> {
+    shared: Arc<Shared<W>>,
+    addresses: Vec<SocketAddr>,
+    committer: mpsc::Sender<Control>,
+    drained: oneshot::Receiver<Vec<SpoolId>>,
+    engine_stopped: oneshot::Receiver<()>,
+    /// Closed once the last connection is gone.
+    connections: watch::Sender<()>,
+}
+
+impl<W: World> Node<W> {
+    /// Binds every listener, then starts. With an error, nothing runs.
+    pub async fn start(world: W, config: NodeConfig) -> Result<Node<W>, NetError> {
+        let mut listeners = Vec::with_capacity(config.listeners.len());
+        for listener in &config.listeners {
+            let hostname = listener.hostname.as_deref().unwrap_or(&config.hostname);
+            let tls = tls_of(listener, hostname);
+            world.network().prepare_tls(&tls)?;
+            listeners.push((world.network().listen(listener.listen).await?, hostname.into(), tls));
+        }
+        let (engine_mail, engine_inbox) = mpsc::channel(ENGINE_MAIL);
+        let (submissions, submitted) = mpsc::channel(limits::COMMIT_BACKLOG);
+        let (conclusions, concluded) = mpsc::unbounded_channel();
+        let handled = world.policy().engine_handled();
+        let shared = Arc::new(Shared::new(Parts {
+            world,
+            hostname: config.hostname,
+            sync: config.sync,
+            seed: config.seed,
+            body_cache_octets: config.body_cache_octets,
+            engine: engine_mail,
+            committer: submissions,
+            conclusions,
+        }));
+        let engine_config = EngineConfig {
+            asks_throttle_insert: handled.throttle_insert,
+            asks_requeue: handled.requeue,
+            ..EngineConfig::default()
+        };
+        let (stopped, engine_stopped) = oneshot::channel();
+        let engine = Engine::new(engine_config, config.seed);
+        let engine_loop = EngineLoop::new(shared.clone(), engine, stopped);
+        on_its_own_thread(&shared, engine_loop.run(engine_inbox));
+        shared.spawn(concluder::run(shared.clone(), concluded));
+        let (committer, control) = mpsc::channel(4);
+        let (owed, drained) = oneshot::channel();
+        let committer_loop = CommitterLoop::new(shared.clone());
+        shared.spawn(async move {
+            // Nobody waits for it any more if the stop took too long.
+            let _ = owed.send(committer_loop.run(submitted, control).await);
+        });
+        shared.phase.send_replace(Phase::Running);
+        shared.spawn(enumeration::run(shared.clone()));
+        let connections = watch::Sender::new(());
+        let mut addresses = Vec::new();
+        for ((listener, hostname, tls), config) in listeners.into_iter().zip(config.listeners) {
+            addresses.push(listener.local_address());
+            let service = Service {
+                shared: shared.clone(),
+                listener: Arc::new(config),
+                hostname,
+                tls: Some(Arc::new(tls)),
+                connections: Arc::new(AtomicU64::new(0)),
+            };
+            shared.spawn(server::accept(service, listener, connections.subscribe()));
+        }
+        Ok(Node { shared, addresses, committer, drained, engine_stopped, connections })
+    }
+
+    /// Where the listeners listen, in the order of the configuration.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    pub fn handle(&self) -> Handle<W> {
+        Handle { shared: self.shared.clone() }
+    }
+
+    /// Ends within ten seconds, whatever hangs. The world is the caller's to close, logs last.
+    pub async fn stop(self) {
+        let shared = self.shared;
+        shared.phase.send_replace(Phase::Stopping);
+        let _ = self.committer.send(Control::Stop).await;
+        shared.tell_engine(Input::Stop).await;
+        let all = async {
+            self.connections.closed().await;
+            let _ = self.engine_stopped.await;
+            let _ = self.committer.send(Control::Drain).await;
+            self.drained.await.unwrap_or_default()
+        };
+        match timeout(STOP, all).await {
+            Ok(owed) if owed.is_empty() => {}
+            Ok(owed) => tracing::error!(
+                ?owed,
+                "these were refused after their store had begun and couldn't be taken back"
+            ),
+            Err(_) => tracing::error!("the stop took longer than {STOP:?}; going on without"),
+        }
+        if let Ok(Err(error)) = timeout(STOP, shared.world.spool().close()).await {
+            tracing::error!("closing the spool failed: {error}");
+        }
+    }
+}
+
+fn tls_of(listener: &EsmtpListener, hostname: &str) -> TlsAccept {
+    let certificate = listener.tls_certificate.clone().zip(listener.tls_private_key.clone());
+    TlsAccept { hostname: hostname.into(), certificate }
+}
+
+/// The engine's loop shares its core with nobody, so that no Lua, TLS or compression can starve it.
+#[cfg(not(madsim))]
+fn on_its_own_thread<W: World>(
+    _: &Shared<W>,
+    engine_loop: impl Future<Output = ()> + Send + 'static,
+) {
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime
+            .expect("a runtime without sockets needs nothing that can be missing")
+            .block_on(engine_loop);
+    };
+    let thread = std::thread::Builder::new().name("engine".into()).spawn(run);
+    // Without its engine the process is nothing.
+    drop(thread.expect("a thread for the engine at start"));
+}
+
+/// The simulator has no threads.
+#[cfg(madsim)]
+fn on_its_own_thread<W: World>(
+    shared: &Shared<W>,
+    engine_loop: impl Future<Output = ()> + Send + 'static,
+) {
+    shared.spawn(engine_loop);
+}
+
+/// How the rest of the process talks to a node.
+pub struct Handle<W: World> {
+    shared: Arc<Shared<W>>,
+}
+
+impl<W: World> Clone for Handle<W> {
+    fn clone(&self) -> Self {
+        Handle { shared: self.shared.clone() }
+    }
+}
+
+impl<W: World> Handle<W> {
+    pub fn now(&self) -> Now {
+        self.shared.now()
+    }
+
+    pub fn hostname(&self) -> &str {
+        &self.shared.hostname
+    }
+
+    pub fn new_id(&self) -> SpoolId {
+        self.shared.new_id()
+    }
+
+    pub fn world(&self) -> &W {
+        &self.shared.world
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// Why no mail is taken now, in the words of seed.md 2.4.
+    pub fn unavailable(&self) -> Option<&'static str> {
+        match *self.shared.phase.borrow() {
+            Phase::Stopping => Some("shutting down"),
+            Phase::Starting => Some("waiting for spool startup"),
+            Phase::Running if self.shared.is_full() => Some("too many messages are queued"),
+            Phase::Running => None,
+        }
+    }
+
+    /// `http_message_generated`.
+    pub async fn generate(&self, message: Message) -> Generated {
+        self.shared.world.policy().message_generated(message).await
+    }
+
+    /// Stores and queues. Runs in a task of its own: whoever asked may go away, the store doesn't.
+    pub async fn submit(&self, messages: Vec<Message>) -> Option<Submitted> {
+        let (done, submitted) = oneshot::channel();
+        let shared = self.shared.clone();
+        self.shared.spawn(async move {
+            let count = messages.len() as u64;
+            let outcome = intake::submit(&shared, messages).await;
+            if let Submitted::Accepted(_) = outcome {
+                shared.counters.http_listener.messages.add(count);
+            }
+            let _ = done.send(outcome);
+        });
+        submitted.await.ok()
+    }
+
+    /// Looks at the engine. `None`: it is gone.
+    pub async fn query<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Engine, Now) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        let look = Box::new(move |engine: &Engine, now| {
+            let _ = answer.send(look(engine, now));
+        });
+        self.shared.engine.send(Mail::Query(look)).await.ok()?;
+        answered.await.ok()
+    }
+
+    /// `None`: the engine is gone.
+    pub async fn admin(&self, command: AdminCommand) -> Option<AdminReply> {
+        let (reply, replied) = oneshot::channel();
+        self.shared.engine.send(Mail::Admin { command, reply }).await.ok()?;
+        replied.await.ok()
+    }
+
+    /// As it stands in memory or in the spool.
+    pub async fn read_message(&self, id: SpoolId) -> Result<Option<Arc<Message>>, String> {
+        match self.shared.load(id).await {
+            Ok(message) => Ok(Some(message)),
+            Err(LoadError::Missing) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Waits until the engine holds no message, at most so long.
+    pub async fn drained(&self, patience: Duration) -> bool {
+        let wait = async {
+            while self.query(|engine, _| engine.message_count()).await != Some(0) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(patience, wait).await.is_ok()
+    }
+}

@@ -1,0 +1,274 @@
+//! What all tasks of the driver share: the world, the ways to the engine and the committer, messages in memory.
+//! Invariant: no lock here is held across an await. Decides nothing.
+use crate::cache::MessageCache;
+use crate::committer::{Submission, Waiter};
+use crate::concluder::Job;
+use crate::counters::Counters;
+use crate::engine_loop::Mail;
+use crate::world::World;
+use kumo_core::commit::{CommitOutcome, Work};
+use kumo_core::engine::Input;
+use kumo_core::id::{OpId, SessionId, SpoolId, SpoolIdGenerator};
+use kumo_core::limits;
+use kumo_core::log::{PeerAddress, SourceAddress};
+use kumo_core::message::Message;
+use kumo_core::port::{Family, Host, Spool, TlsInfo};
+use kumo_core::random::Random;
+use kumo_core::record::{self, MetaRecord};
+use kumo_core::smtp::reply::Reply;
+use kumo_core::time::{Duration, Mono, Now};
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+/// One call of the spool outside the committer.
+pub(crate) const SPOOL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Where the process stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Starting,
+    Running,
+    Stopping,
+}
+
+/// Who delivered, over what: for the records of an attempt.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Connection {
+    pub peer: Option<PeerAddress>,
+    pub source_address: Option<SourceAddress>,
+    pub tls: Option<TlsInfo>,
+    pub protocol: &'static str,
+    pub session: String,
+    pub provider: Option<Arc<str>>,
+}
+
+/// What the engine doesn't hold of an attempt: kept from its completion to its conclusion.
+pub(crate) struct Attempt {
+    pub message: Arc<Message>,
+    pub replies: Vec<(u32, Reply)>,
+    pub connection: Arc<Connection>,
+}
+
+/// Why a session never came about: for the records of those who waited for it.
+#[derive(Clone)]
+pub(crate) struct Ending {
+    pub reply: Reply,
+    pub connection: Arc<Connection>,
+}
+
+#[derive(Default)]
+pub(crate) struct Endings {
+    by_session: HashMap<SessionId, Ending>,
+    order: VecDeque<SessionId>,
+}
+
+pub(crate) struct Shared<W: World> {
+    pub world: W,
+    pub hostname: Arc<str>,
+    pub counters: Counters,
+    pub runtime: tokio::runtime::Handle,
+    pub sync: bool,
+    pub engine: mpsc::Sender<Mail>,
+    pub committer: mpsc::Sender<Submission>,
+    /// Never longer than the engine's messages: one conclusion for each at a time.
+    pub conclusions: mpsc::UnboundedSender<Job>,
+    pub messages: MessageCache,
+    pub phase: watch::Sender<Phase>,
+    pub engine_full: AtomicBool,
+    attempts: Mutex<HashMap<OpId, Attempt>>,
+    endings: Mutex<Endings>,
+    broken_tls: Mutex<HashMap<Arc<str>, Mono>>,
+    ids: Mutex<SpoolIdGenerator>,
+    seeds: Mutex<Random>,
+}
+
+/// A poisoned lock means that a holder panicked; what it guards is whole after each statement.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What [`Shared::new`] is made of.
+pub(crate) struct Parts<W> {
+    pub world: W,
+    pub hostname: Arc<str>,
+    pub sync: bool,
+    pub seed: u64,
+    pub body_cache_octets: usize,
+    pub engine: mpsc::Sender<Mail>,
+    pub committer: mpsc::Sender<Submission>,
+    pub conclusions: mpsc::UnboundedSender<Job>,
+}
+
+#[derive(Debug)]
+pub(crate) enum LoadError {
+    Missing,
+    Damaged(String),
+    Unavailable(String),
+}
+
+impl std::fmt::Display for LoadError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LoadError::Missing => f.write_str("the message isn't in the spool"),
+            LoadError::Damaged(why) | LoadError::Unavailable(why) => f.write_str(why),
+        }
+    }
+}
+
+impl<W: World> Shared<W> {
+    pub fn new(parts: Parts<W>) -> Shared<W> {
+        Shared {
+            world: parts.world,
+            hostname: parts.hostname,
+            counters: Counters::default(),
+            runtime: tokio::runtime::Handle::current(),
+            sync: parts.sync,
+            engine: parts.engine,
+            committer: parts.committer,
+            conclusions: parts.conclusions,
+            messages: MessageCache::new(parts.body_cache_octets),
+            phase: watch::Sender::new(Phase::Starting),
+            engine_full: AtomicBool::new(false),
+            attempts: Mutex::default(),
+            endings: Mutex::default(),
+            broken_tls: Mutex::default(),
+            ids: Mutex::new(SpoolIdGenerator::new(parts.seed)),
+            seeds: Mutex::new(Random::new(parts.seed, "sessions")),
+        }
+    }
+
+    pub fn now(&self) -> Now {
+        self.world.host().now()
+    }
+
+    pub fn new_id(&self) -> SpoolId {
+        let wall = self.now().wall;
+        lock(&self.ids).next(wall)
+    }
+
+    /// Whether the id was made in this life of the process.
+    pub fn made(&self, id: SpoolId) -> bool {
+        lock(&self.ids).made(id)
+    }
+
+    pub fn seed(&self) -> u64 {
+        lock(&self.seeds).next_u64()
+    }
+
+    pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        drop(self.runtime.spawn(future));
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        *self.phase.borrow() == Phase::Stopping
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.engine_full.load(Ordering::Relaxed)
+    }
+
+    /// The engine takes its mail as long as the process lives; once it is gone, nobody is left to tell.
+    pub async fn tell_engine(&self, input: Input) {
+        let _ = self.engine.send(Mail::Input(input)).await;
+    }
+
+    /// Waits for its end however long that takes: the committer has the deadline.
+    pub async fn commit(&self, work: Work) -> Option<CommitOutcome> {
+        let (done, outcome) = oneshot::channel();
+        let submission = Submission { work, waiter: Waiter::Session(done) };
+        self.committer.send(submission).await.ok()?;
+        outcome.await.ok()
+    }
+
+    // ---- Messages --------------------------------------------------------------------------------------
+
+    pub async fn load(&self, id: SpoolId) -> Result<Arc<Message>, LoadError> {
+        if let Some(message) = self.messages.get(id) {
+            return Ok(message);
+        }
+        let meta = self.load_envelope(id).await?;
+        let data = self.get(Family::Data, id).await;
+        let data = data.inspect_err(|error| {
+            if matches!(error, LoadError::Missing) {
+                self.damaged(id, "its content isn't in the spool");
+            }
+        })?;
+        let body = record::decode_data(id, &data).map_err(|e| self.damaged(id, &e.to_string()))?;
+        Ok(Arc::new(meta.into_message(body)))
+    }
+
+    /// From the spool, without the body.
+    pub async fn load_envelope(&self, id: SpoolId) -> Result<MetaRecord, LoadError> {
+        let meta = self.get(Family::Meta, id).await?;
+        record::decode_meta(id, &meta).map_err(|error| self.damaged(id, &error.to_string()))
+    }
+
+    async fn get(&self, family: Family, id: SpoolId) -> Result<bytes::Bytes, LoadError> {
+        match timeout(SPOOL_DEADLINE, self.world.spool().get(family, id)).await {
+            Ok(Ok(Some(value))) => Ok(value),
+            Ok(Ok(None)) => Err(LoadError::Missing),
+            Ok(Err(error)) => Err(LoadError::Unavailable(error.to_string())),
+            Err(_) => Err(LoadError::Unavailable("the spool didn't answer within 30s".into())),
+        }
+    }
+
+    /// Says so once for each look at it; the record stays where it is, for an operator to see to.
+    pub fn damaged(&self, id: SpoolId, why: &str) -> LoadError {
+        self.counters.quarantined.add(1);
+        tracing::error!(%id, "the spool's record of message {id} is damaged and left alone: {why}");
+        LoadError::Damaged(format!("the spool's record of message {id} is damaged: {why}"))
+    }
+
+    // ---- What the engine doesn't hold ------------------------------------------------------------------
+
+    pub fn keep_attempt(&self, op: OpId, attempt: Attempt) {
+        lock(&self.attempts).insert(op, attempt);
+    }
+
+    pub fn take_attempt(&self, op: OpId) -> Option<Attempt> {
+        lock(&self.attempts).remove(&op)
+    }
+
+    /// The message and the first reply of an attempt that isn't concluded yet.
+    pub fn peek_attempt(&self, op: OpId) -> Option<(Arc<Message>, Option<Reply>)> {
+        let attempts = lock(&self.attempts);
+        let attempt = attempts.get(&op)?;
+        let reply = attempt.replies.first().map(|(_, reply)| reply.clone());
+        Some((attempt.message.clone(), reply))
+    }
+
+    pub fn keep_ending(&self, session: SessionId, ending: Ending) {
+        let mut endings = lock(&self.endings);
+        if endings.order.len() >= limits::SESSIONS
+            && let Some(oldest) = endings.order.pop_front()
+        {
+            endings.by_session.remove(&oldest);
+        }
+        endings.order.push_back(session);
+        endings.by_session.insert(session, ending);
+    }
+
+    pub fn ending(&self, session: SessionId) -> Option<Ending> {
+        lock(&self.endings).by_session.get(&session).cloned()
+    }
+
+    // ---- Broken TLS ------------------------------------------------------------------------------------
+
+    pub fn has_broken_tls(&self, site: &Arc<str>, now: Mono) -> bool {
+        lock(&self.broken_tls).get(site).is_some_and(|until| *until > now)
+    }
+
+    pub fn remember_broken_tls(&self, site: &Arc<str>, until: Mono, now: Mono) {
+        let mut broken = lock(&self.broken_tls);
+        if broken.len() >= limits::BROKEN_TLS_SITES {
+            broken.retain(|_, until| *until > now);
+        }
+        if broken.len() < limits::BROKEN_TLS_SITES {
+            broken.insert(site.clone(), until);
+        }
+    }
+}

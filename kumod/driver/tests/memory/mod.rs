@@ -1,0 +1,347 @@
+//! A world in memory, small enough to see through: streams are pipes, the spool a map, the DNS a table. It is kind, has no
+//! faults, and runs under tokio and under madsim; the simulator's own world will take its place there.
+use bytes::{Bytes, BytesMut};
+use kumo_core::config::egress::{EnableTls, IpLookupStrategy};
+use kumo_core::config::queue::{DeliveryProtocol, MxListEntry};
+use kumo_core::config::{EgressPath, EgressPool, EgressSource, PoolEntry, QueueConfig};
+use kumo_core::engine::{Answer, Question, RequeueAnswer, ResolvedPool};
+use kumo_core::id::SpoolId;
+use kumo_core::log::RecordKind;
+use kumo_core::message::Message;
+use kumo_core::port::*;
+use kumo_core::smtp::server;
+use kumo_core::time::{Duration, Mono, Now, Wall};
+use kumo_driver::policy::{EngineAnswer, EngineHandled, EngineQuestion, Generated, Policy};
+use kumo_driver::record::{RecordEvent, Recorder};
+use kumo_driver::world::World;
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+type Pages = BTreeMap<(Family, SpoolId), Bytes>;
+
+#[derive(Clone, Default)]
+pub struct MemorySpool(Arc<Mutex<Pages>>);
+
+impl MemorySpool {
+    pub fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+}
+
+impl Spool for MemorySpool {
+    fn is_atomic_across_families(&self) -> bool {
+        true
+    }
+    async fn apply(&self, batch: Vec<SpoolOperation>, _: SyncMode) -> Result<(), SpoolError> {
+        let mut pages = self.0.lock().unwrap();
+        for operation in batch {
+            match operation {
+                SpoolOperation::Put { family, key, value } => {
+                    drop(pages.insert((family, key), value))
+                }
+                SpoolOperation::Delete { family, key } => drop(pages.remove(&(family, key))),
+            }
+        }
+        Ok(())
+    }
+    async fn sync(&self) -> Result<(), SpoolError> {
+        Ok(())
+    }
+    async fn get(&self, family: Family, key: SpoolId) -> Result<Option<Bytes>, SpoolError> {
+        Ok(self.0.lock().unwrap().get(&(family, key)).cloned())
+    }
+    async fn scan(
+        &self,
+        family: Family,
+        from: Option<SpoolId>,
+        limit: usize,
+        _: bool,
+    ) -> Result<ScanPage, SpoolError> {
+        let pages = self.0.lock().unwrap();
+        let from = from.unwrap_or(SpoolId([0; 16]));
+        let mut rest = pages.range((family, from)..).take_while(|((of, _), _)| *of == family);
+        let entries = rest.by_ref().take(limit).map(|((_, id), v)| (*id, v.clone())).collect();
+        let next = rest.next().map(|((_, id), _)| *id);
+        Ok(ScanPage { entries, next, damaged: Vec::new() })
+    }
+    async fn compact(&self, _: Family) -> Result<(), SpoolError> {
+        Ok(())
+    }
+    fn properties(&self, _: Family) -> SpoolProperties {
+        SpoolProperties::default()
+    }
+    async fn free_space(&self, _: Family) -> Result<FreeSpace, SpoolError> {
+        Ok(FreeSpace::default())
+    }
+    async fn reopen(&self) -> Result<(), SpoolError> {
+        Ok(())
+    }
+    async fn close(&self) -> Result<(), SpoolError> {
+        Ok(())
+    }
+}
+
+type Arrivals = mpsc::Sender<(Pipe, SocketAddr)>;
+
+/// Every listener of one test, by address.
+#[derive(Clone, Default)]
+pub struct MemoryNetwork(Arc<Mutex<HashMap<SocketAddr, Arrivals>>>);
+
+pub struct Pipe {
+    stream: DuplexStream,
+    local: SocketAddr,
+}
+
+pub struct Arrived {
+    local: SocketAddr,
+    arrivals: mpsc::Receiver<(Pipe, SocketAddr)>,
+}
+
+fn refused(text: &str) -> NetError {
+    NetError { kind: NetErrorKind::Refused, text: text.into() }
+}
+
+impl Network for MemoryNetwork {
+    type Stream = Pipe;
+    type Listener = Arrived;
+    async fn dial(&self, request: DialRequest) -> Result<Pipe, NetError> {
+        let listener = self.0.lock().unwrap().get(&request.remote).cloned();
+        let listener = listener.ok_or_else(|| refused("connection refused"))?;
+        let local: SocketAddr = "192.0.2.99:40000".parse().unwrap();
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let arrived = Pipe { stream: theirs, local: request.remote };
+        listener.send((arrived, local)).await.map_err(|_| refused("connection refused"))?;
+        Ok(Pipe { stream: ours, local })
+    }
+    async fn listen(&self, address: SocketAddr) -> Result<Arrived, NetError> {
+        let (sender, arrivals) = mpsc::channel(16);
+        self.0.lock().unwrap().insert(address, sender);
+        Ok(Arrived { local: address, arrivals })
+    }
+    fn prepare_tls(&self, _: &TlsAccept) -> Result<(), NetError> {
+        Ok(())
+    }
+}
+
+impl Listener for Arrived {
+    type Stream = Pipe;
+    async fn accept(&mut self) -> Result<(Pipe, SocketAddr), NetError> {
+        self.arrivals.recv().await.ok_or_else(|| refused("nobody can dial any more"))
+    }
+    fn local_address(&self) -> SocketAddr {
+        self.local
+    }
+}
+
+fn broken(error: std::io::Error) -> NetError {
+    NetError { kind: NetErrorKind::Reset, text: error.to_string() }
+}
+
+impl Stream for Pipe {
+    fn local_address(&self) -> Option<SocketAddr> {
+        Some(self.local)
+    }
+    async fn read(&mut self, buffer: &mut BytesMut) -> Result<usize, NetError> {
+        self.stream.read_buf(buffer).await.map_err(broken)
+    }
+    async fn write_all(&mut self, data: &[u8]) -> Result<(), NetError> {
+        self.stream.write_all(data).await.map_err(broken)
+    }
+    async fn shutdown(&mut self) {
+        let _ = self.stream.shutdown().await;
+    }
+    async fn upgrade_client(self, _: TlsConnect) -> Result<(Pipe, TlsInfo), NetError> {
+        Err(NetError { kind: NetErrorKind::Tls, text: "there is no TLS here".into() })
+    }
+    async fn upgrade_server(self, _: Arc<TlsAccept>) -> Result<(Pipe, TlsInfo), NetError> {
+        Err(NetError { kind: NetErrorKind::Tls, text: "there is no TLS here".into() })
+    }
+}
+
+/// `domain` has the MX `mx.domain`, and every host the address 192.0.2.1.
+#[derive(Clone, Default)]
+pub struct TableResolver;
+
+impl Resolver for TableResolver {
+    async fn mx(&self, domain: &str) -> Result<MxAnswer, DnsError> {
+        let records = vec![(10, format!("mx.{domain}").into())];
+        Ok(MxAnswer { records, ttl: Duration::from_secs(300), secure: false })
+    }
+    async fn addresses(&self, _: &str, _: IpLookupStrategy) -> Result<AddressAnswer, DnsError> {
+        let addresses = vec![IpAddr::from([192, 0, 2, 1])];
+        Ok(AddressAnswer { addresses, ttl: Duration::from_secs(300), secure: false })
+    }
+}
+
+/// The executor's own clock, virtual under madsim.
+#[derive(Clone)]
+pub struct ExecutorHost(Instant);
+
+impl Host for ExecutorHost {
+    fn now(&self) -> Now {
+        let nanos = u64::try_from(self.0.elapsed().as_nanos()).unwrap();
+        let wall = Wall(1_795_000_000_000_000_000 + i64::try_from(nanos).unwrap());
+        Now { mono: Mono(nanos), wall }
+    }
+    fn hostname(&self) -> String {
+        "here.example".into()
+    }
+    fn interfaces(&self) -> Vec<IpAddr> {
+        Vec::new()
+    }
+    fn memory(&self) -> MemoryStatus {
+        MemoryStatus { used_octets: 0, limit_octets: 1 << 40 }
+    }
+    fn seed(&self) -> u64 {
+        7
+    }
+}
+
+#[derive(Clone, Default)]
+pub struct Maildirs(pub Arc<Mutex<Vec<MaildirDelivery>>>);
+
+impl Files for Maildirs {
+    async fn deliver_to_maildir(&self, delivery: MaildirDelivery) -> Result<String, String> {
+        let name = delivery.name.clone();
+        self.0.lock().unwrap().push(delivery);
+        Ok(name)
+    }
+    async fn append_to_journal(&self, _: u64, _: Vec<u8>) -> Result<(), String> {
+        Ok(())
+    }
+    async fn trim_journal(&self, _: u64) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Everything by default, with what a test wants changed.
+#[derive(Clone)]
+pub struct FixedPolicy {
+    pub queue: QueueConfig,
+    pub path: EgressPath,
+}
+
+impl FixedPolicy {
+    /// Sends everything to one address, without TLS.
+    pub fn to(address: SocketAddr) -> FixedPolicy {
+        let name = format!("[{}]", address.ip()).into();
+        let entry = MxListEntry { name, address: None, port: Some(address.port()) };
+        let protocol = DeliveryProtocol::Smtp { mx_list: vec![entry] };
+        let path = EgressPath { enable_tls: EnableTls::Disabled, ..EgressPath::default() };
+        FixedPolicy { queue: QueueConfig { protocol, ..QueueConfig::default() }, path }
+    }
+}
+
+impl Policy for FixedPolicy {
+    fn handled(&self) -> server::Handled {
+        server::Handled::default()
+    }
+    fn engine_handled(&self) -> EngineHandled {
+        EngineHandled::default()
+    }
+    async fn session(&self, question: server::Question) -> server::Answer {
+        server::Answer { meta: question.meta, verdict: server::Verdict::Proceed }
+    }
+    async fn engine(&self, question: EngineQuestion) -> EngineAnswer {
+        let answer = match question.question {
+            Question::QueueConfig { .. } => Answer::QueueConfig(Box::new(self.queue.clone())),
+            Question::Pool { name } => {
+                let entries = vec![PoolEntry { name: "unspecified".into(), weight: 1 }];
+                let ttl = Duration::from_secs(60);
+                let pool = EgressPool { name: name.as_ref().into(), entries, ttl };
+                let sources = vec![Arc::new(EgressSource::named("unspecified"))];
+                Answer::Pool(Box::new(ResolvedPool { pool, sources }))
+            }
+            Question::EgressPath { .. } => Answer::EgressPath(Box::new(self.path.clone())),
+            Question::ThrottleInsert { .. } => Answer::ThrottleInsert { until: None },
+            Question::Requeue { .. } => Answer::Requeue(RequeueAnswer::Keep),
+        };
+        EngineAnswer { answer, message: None }
+    }
+    async fn message_generated(&self, message: Message) -> Generated {
+        Generated::Proceed(message)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    pub kind: RecordKind,
+    pub id: SpoolId,
+    pub code: u16,
+    pub text: String,
+    pub recipients: Vec<String>,
+}
+
+#[derive(Clone, Default)]
+pub struct Lines(pub Arc<Mutex<Vec<Line>>>);
+
+impl Recorder for Lines {
+    async fn record(&self, event: RecordEvent<'_>) {
+        self.0.lock().unwrap().push(Line {
+            kind: event.kind,
+            id: event.message.id,
+            code: event.response.code,
+            text: event.response.content.clone(),
+            recipients: event.recipients.iter().map(|r| r.as_str().to_string()).collect(),
+        });
+    }
+}
+
+#[derive(Clone)]
+pub struct MemoryWorld {
+    pub spool: MemorySpool,
+    pub network: MemoryNetwork,
+    pub host: ExecutorHost,
+    pub files: Maildirs,
+    pub policy: FixedPolicy,
+    pub lines: Lines,
+}
+
+impl MemoryWorld {
+    pub fn new(policy: FixedPolicy) -> MemoryWorld {
+        MemoryWorld {
+            spool: MemorySpool::default(),
+            network: MemoryNetwork::default(),
+            host: ExecutorHost(Instant::now()),
+            files: Maildirs::default(),
+            policy,
+            lines: Lines::default(),
+        }
+    }
+}
+
+impl World for MemoryWorld {
+    type Spool = MemorySpool;
+    type Network = MemoryNetwork;
+    type Resolver = TableResolver;
+    type Host = ExecutorHost;
+    type Files = Maildirs;
+    type Policy = FixedPolicy;
+    type Recorder = Lines;
+
+    fn spool(&self) -> &MemorySpool {
+        &self.spool
+    }
+    fn network(&self) -> &MemoryNetwork {
+        &self.network
+    }
+    fn resolver(&self) -> &TableResolver {
+        &TableResolver
+    }
+    fn host(&self) -> &ExecutorHost {
+        &self.host
+    }
+    fn files(&self) -> &Maildirs {
+        &self.files
+    }
+    fn policy(&self) -> &FixedPolicy {
+        &self.policy
+    }
+    fn recorder(&self) -> &Lines {
+        &self.lines
+    }
+}

@@ -1,0 +1,216 @@
+//! The driver as a whole over a world in memory: mail goes in over SMTP at one end and comes out at the other. The same tests run
+//! under tokio and, built with `--cfg madsim`, in the simulator's executor.
+mod memory;
+
+use kumo_core::config::EsmtpListener;
+use kumo_core::config::queue::DeliveryProtocol;
+use kumo_core::log::RecordKind;
+use kumo_core::port::{DialRequest, Listener, Network, Stream};
+use kumo_core::time::Duration;
+use kumo_driver::node::{Node, NodeConfig};
+use memory::{FixedPolicy, MemoryNetwork, MemoryWorld, Pipe};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn here() -> SocketAddr {
+    "192.0.2.7:25".parse().unwrap()
+}
+
+fn sink_address() -> SocketAddr {
+    "192.0.2.8:25".parse().unwrap()
+}
+
+fn config() -> NodeConfig {
+    let relay_hosts = vec!["0.0.0.0/0".parse().unwrap()];
+    let listener = EsmtpListener { listen: here(), relay_hosts, ..EsmtpListener::default() };
+    NodeConfig {
+        hostname: "here.example".into(),
+        listeners: vec![listener],
+        sync: true,
+        body_cache_octets: 1 << 20,
+        seed: 1,
+    }
+}
+
+/// Reads until what came ends with a complete last line of a reply.
+async fn reply(stream: &mut Pipe) -> String {
+    let mut buffer = bytes::BytesMut::new();
+    loop {
+        let read = timeout(PATIENCE, stream.read(&mut buffer)).await.expect("a reply comes");
+        assert_ne!(read.expect("the pipe is whole"), 0, "a reply before the end");
+        let text = String::from_utf8_lossy(&buffer);
+        let last = text.lines().last().unwrap_or("");
+        if text.ends_with("\r\n") && last.as_bytes().get(3) == Some(&b' ') {
+            return text.into_owned();
+        }
+    }
+}
+
+async fn say(stream: &mut Pipe, line: &str) -> String {
+    stream.write_all(line.as_bytes()).await.unwrap();
+    reply(stream).await
+}
+
+async fn client(network: &MemoryNetwork) -> Pipe {
+    let request = DialRequest { remote: here(), source_address: None, proxy: None };
+    let mut stream = network.dial(request).await.unwrap();
+    assert!(reply(&mut stream).await.starts_with("220 "));
+    assert!(say(&mut stream, "EHLO client.example\r\n").await.contains("PIPELINING"));
+    stream
+}
+
+async fn send(stream: &mut Pipe, recipient: &str) -> String {
+    assert!(say(stream, "MAIL FROM:<a@client.example>\r\n").await.starts_with("250"));
+    assert!(say(stream, &format!("RCPT TO:<{recipient}>\r\n")).await.starts_with("250"));
+    assert!(say(stream, "DATA\r\n").await.starts_with("354"));
+    say(stream, "Subject: hi\r\n\r\n..dot\r\nbye\r\n.\r\n").await
+}
+
+/// What a scripted server says to each final dot, and what it got.
+#[derive(Clone, Default)]
+struct Sink {
+    verdicts: Arc<Mutex<Vec<&'static str>>>,
+    bodies: Arc<Mutex<Vec<String>>>,
+}
+
+impl Sink {
+    async fn listen(&self, network: &MemoryNetwork) {
+        let mut listener = network.listen(sink_address()).await.unwrap();
+        let sink = self.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(sink.clone().serve(stream));
+            }
+        });
+    }
+
+    async fn serve(self, mut stream: Pipe) {
+        let _ = stream.write_all(b"220 sink\r\n").await;
+        let mut buffer = bytes::BytesMut::new();
+        let mut body: Option<String> = None;
+        loop {
+            while let Some(at) = buffer.iter().position(|b| *b == b'\n') {
+                let line = buffer.split_to(at + 1);
+                let line = String::from_utf8_lossy(&line).into_owned();
+                let answer = match &mut body {
+                    Some(_) if line == ".\r\n" => {
+                        self.bodies.lock().unwrap().extend(body.take());
+                        let mut verdicts = self.verdicts.lock().unwrap();
+                        if verdicts.is_empty() { "250 taken\r\n" } else { verdicts.remove(0) }
+                    }
+                    Some(text) => {
+                        text.push_str(line.strip_prefix('.').unwrap_or(&line));
+                        continue;
+                    }
+                    None if line.starts_with("DATA") => {
+                        body = Some(String::new());
+                        "354 go on\r\n"
+                    }
+                    None if line.starts_with("EHLO") => "250-sink\r\n250 PIPELINING\r\n",
+                    None => "250 ok\r\n",
+                };
+                if stream.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+            if !matches!(stream.read(&mut buffer).await, Ok(1..)) {
+                return;
+            }
+        }
+    }
+}
+
+fn kinds(world: &MemoryWorld) -> Vec<RecordKind> {
+    world.lines.0.lock().unwrap().iter().map(|line| line.kind).collect()
+}
+
+#[tokio::test]
+async fn one_message_goes_all_the_way() {
+    let world = MemoryWorld::new(FixedPolicy::to(sink_address()));
+    let sink = Sink::default();
+    sink.listen(&world.network).await;
+    let node = Node::start(world.clone(), config()).await.unwrap();
+    let mut stream = client(&world.network).await;
+    let accepted = send(&mut stream, "joe@example.com").await;
+    assert!(accepted.starts_with("250 OK ids="), "{accepted}");
+    assert!(node.handle().drained(PATIENCE).await);
+    assert!(world.spool.len() == 0, "delivered mail leaves the spool");
+    assert_eq!(kinds(&world), [RecordKind::Reception, RecordKind::Delivery]);
+    let body = sink.bodies.lock().unwrap()[0].clone();
+    assert!(body.contains("\nReceived: from client.example"), "{body}");
+    assert!(body.ends_with("Subject: hi\r\n\r\n.dot\r\nbye\r\n"), "{body}");
+    timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
+}
+
+#[tokio::test]
+async fn a_deferred_message_stays_in_the_spool_and_the_next_life_delivers_it() {
+    let mut policy = FixedPolicy::to(sink_address());
+    policy.queue.retry_interval = Duration::from_secs(2);
+    let world = MemoryWorld::new(policy);
+    let sink = Sink::default();
+    sink.verdicts.lock().unwrap().push("451 4.2.0 later\r\n");
+    sink.listen(&world.network).await;
+    let node = Node::start(world.clone(), config()).await.unwrap();
+    let mut stream = client(&world.network).await;
+    assert!(send(&mut stream, "joe@example.com").await.starts_with("250"));
+    let deferred = async {
+        while kinds(&world).len() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, deferred).await.expect("the first attempt is recorded");
+    timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
+    assert_eq!(world.spool.len(), 2, "body and envelope of one message");
+    let second = NodeConfig { seed: 2, ..config() };
+    let node = Node::start(world.clone(), second).await.unwrap();
+    let delivered = async {
+        while world.spool.len() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, delivered).await.expect("the second life delivers");
+    use RecordKind::{Delivery, Reception, TransientFailure};
+    assert_eq!(kinds(&world), [Reception, TransientFailure, Delivery]);
+    timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
+}
+
+#[tokio::test]
+async fn a_maildir_gets_a_return_path() {
+    let mut policy = FixedPolicy::to(sink_address());
+    let path = "/mail/{{ domain_part }}/{{ local_part }}".into();
+    policy.queue.protocol = DeliveryProtocol::Maildir { path, dir_mode: None, file_mode: None };
+    let world = MemoryWorld::new(policy);
+    let node = Node::start(world.clone(), config()).await.unwrap();
+    let mut stream = client(&world.network).await;
+    assert!(send(&mut stream, "joe@example.com").await.starts_with("250"));
+    assert!(node.handle().drained(PATIENCE).await);
+    let delivery = world.files.0.lock().unwrap()[0].clone();
+    assert_eq!(delivery.directory, "/mail/example.com/joe");
+    assert!(delivery.content.starts_with(b"Return-Path: <a@client.example>\r\n"));
+    timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
+}
+
+#[tokio::test]
+async fn nobody_to_deliver_to_is_a_delay_and_stopping_refuses_new_mail() {
+    let world = MemoryWorld::new(FixedPolicy::to(sink_address()));
+    let node = Node::start(world.clone(), config()).await.unwrap();
+    let mut stream = client(&world.network).await;
+    assert!(send(&mut stream, "joe@example.com").await.starts_with("250"));
+    let recorded = async {
+        while kinds(&world).len() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, recorded).await.expect("the failure is recorded");
+    let line = world.lines.0.lock().unwrap()[1].clone();
+    assert_eq!((line.kind, line.code), (RecordKind::TransientFailure, 400));
+    assert!(line.text.contains("failed to connect to any candidate hosts"), "{}", line.text);
+    let stop = tokio::spawn(node.stop());
+    let goodbye = reply(&mut stream).await;
+    assert!(goodbye.starts_with("421 4.3.2"), "{goodbye}");
+    timeout(PATIENCE, stop).await.expect("a stop ends in time").unwrap();
+    assert_eq!(world.spool.len(), 2, "what was accepted is kept");
+}

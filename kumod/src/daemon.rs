@@ -1,0 +1,121 @@
+//! The daemon's life: policy, spool, logs, node, until a signal. Invariant: what can't start says so in one line and
+//! leaves nothing half-started; what was started is stopped in the opposite order, logs last.
+use crate::logs::{LocalLogger, node_id};
+use crate::policy::{Loaded, LuaPolicy, PolicyOptions, Setup};
+use crate::world::RealWorld;
+use kumo_core::config::SpoolDefinition;
+use kumo_core::port::Host;
+use kumo_core::time::Duration;
+use kumo_driver::node::{Node, NodeConfig};
+use kumo_io_real::dns::RealResolver;
+use kumo_io_real::files::RealFiles;
+use kumo_io_real::host::RealHost;
+use kumo_io_real::net::RealNetwork;
+use kumo_io_real::spool::RealSpool;
+use std::path::{Path, PathBuf};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Bodies kept in memory after reception.
+const BODY_CACHE_OCTETS: usize = 32 * 1024 * 1024;
+/// For the log's last lines.
+const LOG_STOP: Duration = Duration::from_secs(5);
+
+pub struct Options {
+    pub policy: PathBuf,
+    pub journal: Option<PathBuf>,
+}
+
+/// Runs until SIGINT or SIGTERM. The error is for stderr as it is.
+pub async fn run(options: Options) -> Result<(), String> {
+    let mut signals = Signals::new()?;
+    let Loaded { policy, setup, .. } = LuaPolicy::load(&options.policy, PolicyOptions::default())
+        .await
+        .map_err(|error| error.to_string())?;
+    let host = RealHost::new();
+    let (data, meta) = spools(&setup)?;
+    let node_id = node_id::load_or_make(&node_id_path(meta), host.seed())?;
+    let logger = LocalLogger::start(setup.local_logs.clone(), node_id)?;
+    let sync = data.flush && meta.flush;
+    let spool = open(data, meta)?;
+    let seed = host.seed();
+    tracing::info!(seed, "everything random in this life comes from this seed");
+    let world = RealWorld {
+        spool,
+        network: RealNetwork::from_system().map_err(|error| error.to_string())?,
+        resolver: RealResolver::from_system().map_err(|error| error.to_string())?,
+        files: RealFiles::new(&host.hostname(), options.journal),
+        policy,
+        logger,
+        host,
+    };
+    let config = NodeConfig {
+        hostname: world.host.hostname().into(),
+        listeners: setup.esmtp_listeners,
+        sync,
+        body_cache_octets: BODY_CACHE_OCTETS,
+        seed,
+    };
+    let node = Node::start(world, config).await.map_err(|error| error.to_string())?;
+    for address in node.addresses() {
+        eprintln!("smtp listener on {address}");
+    }
+    eprintln!("initialization complete");
+    signals.wait().await;
+    tracing::info!("stopping");
+    let handle = node.handle();
+    node.stop().await;
+    handle.world().logger.stop(LOG_STOP).await
+}
+
+fn spools(setup: &Setup) -> Result<(&SpoolDefinition, &SpoolDefinition), String> {
+    let find = |name: &str| setup.spools.iter().find(|spool| spool.name == name);
+    match (find("data"), find("meta")) {
+        (Some(data), Some(meta)) => Ok((data, meta)),
+        (None, None) => Err("No spools have been defined: call kumo.define_spool { name = 'data', path = … } and { name = 'meta', path = … } in init".into()),
+        (None, _) => Err("the spool named 'data' has not been defined: call kumo.define_spool in init".into()),
+        (_, None) => Err("the spool named 'meta' has not been defined: call kumo.define_spool in init".into()),
+    }
+}
+
+fn node_id_path(meta: &SpoolDefinition) -> PathBuf {
+    let configured = std::env::var_os("KUMO_NODE_ID_PATH").map(PathBuf::from);
+    configured.unwrap_or_else(|| Path::new(&meta.path).join(".nodeid"))
+}
+
+fn open(data: &SpoolDefinition, meta: &SpoolDefinition) -> Result<RealSpool, String> {
+    let spool = RealSpool::open(data, meta).map_err(|error| format!("Error in spool: {error}"))?;
+    for damage in spool.damage_at_open() {
+        tracing::error!("the spool was damaged when it was opened: {damage}");
+    }
+    if !(data.flush && meta.flush) {
+        tracing::warn!(
+            "flush = false: mail is acknowledged before it is on disk, and a power cut loses it"
+        );
+    }
+    Ok(spool)
+}
+
+/// Both are listened to from the first moment, so that none is missed.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, String> {
+        let listen =
+            |kind| signal(kind).map_err(|error| format!("can't listen to signals: {error}"));
+        Ok(Signals {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
