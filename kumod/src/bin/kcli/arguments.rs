@@ -15,13 +15,21 @@ pub struct Arguments {
     #[arg(
         long,
         global = true,
+        help_heading = "The server",
         env = "KUMO_KCLI_ENDPOINT",
         default_value = "http://127.0.0.1:8000",
         value_name = "URL"
     )]
     pub endpoint: Endpoint,
     /// How long to wait for the server's answer
-    #[arg(long, global = true, default_value = "30s", value_parser = parse_duration, value_name = "TIME")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "The server",
+        default_value = "30s",
+        value_parser = parse_duration,
+        value_name = "TIME"
+    )]
     pub timeout: Duration,
     #[command(subcommand)]
     pub command: Command,
@@ -158,12 +166,16 @@ pub struct Bounce {
         conflicts_with_all = ["domain", "routing_domain", "campaign", "tenant"]
     )]
     pub queue: Vec<String>,
+    /// Scheduled queues of this recipients' domain
     #[arg(long, value_name = "DOMAIN")]
     pub domain: Option<String>,
+    /// Scheduled queues routed by way of this domain
     #[arg(long, value_name = "DOMAIN")]
     pub routing_domain: Option<String>,
+    /// Scheduled queues of this campaign
     #[arg(long, value_name = "NAME")]
     pub campaign: Option<String>,
+    /// Scheduled queues of this tenant
     #[arg(long, value_name = "NAME")]
     pub tenant: Option<String>,
     /// Why; it stands in the records
@@ -202,10 +214,13 @@ pub struct Suspend {
     /// A scheduled queue by its whole name, such as campaign:tenant@domain; may be repeated
     #[arg(long, value_name = "NAME", conflicts_with_all = ["domain", "campaign", "tenant"])]
     pub queue: Vec<String>,
+    /// Scheduled queues of this recipients' domain
     #[arg(long, value_name = "DOMAIN")]
     pub domain: Option<String>,
+    /// Scheduled queues of this campaign
     #[arg(long, value_name = "NAME")]
     pub campaign: Option<String>,
+    /// Scheduled queues of this tenant
     #[arg(long, value_name = "NAME")]
     pub tenant: Option<String>,
     /// Why; it is shown to whoever asks

@@ -239,9 +239,12 @@ fn the_command_line_holds_together_and_refuses_what_is_ambiguous() {
 }
 
 #[test]
-fn every_command_has_help() {
+fn every_command_and_argument_has_help() {
     for command in Arguments::command().get_subcommands() {
         assert!(command.get_about().is_some(), "{}", command.get_name());
+        for argument in command.get_arguments().filter(|argument| !argument.is_global_set()) {
+            assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
+        }
     }
 }
 
