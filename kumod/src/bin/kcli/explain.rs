@@ -1,0 +1,43 @@
+//! `explain`.
+use super::arguments::Subject;
+use super::bounce::whole_seconds;
+use super::output::{self, plain};
+use super::server::{Failure, Server, read};
+use kumo_core::config::duration;
+use kumo_core::date;
+use kumod::http::api::Explanation;
+use kumod::http::client::with_query;
+
+pub async fn explain(server: &mut Server, subject: &Subject) -> Result<String, Failure> {
+    let (kind, name, json) = match subject {
+        Subject::Message { id, json } => ("message", id, *json),
+        Subject::Queue { name, json } => ("queue", name, *json),
+        Subject::Source { name, json } => ("source", name, *json),
+    };
+    let document = server.get(&with_query("/api/admin/explain/v1", &[(kind, name)])).await?;
+    match json {
+        true => Ok(output::json(&document)),
+        false => Ok(render(&read(&document)?)),
+    }
+}
+
+pub fn render(explanation: &Explanation) -> String {
+    let mut text = format!("{}\n", plain(&explanation.subject));
+    text.push_str(&format!("  next: {}\n", plain(&explanation.next_action)));
+    let when = match explanation.earliest {
+        None => "when what stands below has happened".into(),
+        Some(at) if at.0 <= explanation.now.0 => "now".into(),
+        Some(at) => {
+            let wait = whole_seconds(at.0.since(explanation.now.0));
+            format!("{} (in {})", date::rfc3339(at.0), duration::render(wait))
+        }
+    };
+    text.push_str(&format!("  earliest: {when}\n"));
+    if !explanation.why.is_empty() {
+        text.push_str("  why:\n");
+    }
+    for cause in &explanation.why {
+        text.push_str(&format!("  - {}\n", plain(cause)));
+    }
+    text
+}

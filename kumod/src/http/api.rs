@@ -1,0 +1,249 @@
+//! The JSON that goes over HTTP, for the server and the tools alike. Names and forms are those that operators' scripts
+//! read and write (core.md 8). Invariant: a request with a field that isn't known doesn't parse.
+use kumo_core::config::duration;
+use kumo_core::date;
+use kumo_core::message::Meta;
+use kumo_core::time::{Duration, Wall};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::collections::BTreeMap;
+
+/// How long an administrator's order holds that says nothing else.
+pub const ADMIN_DURATION_DEFAULT: Duration = Duration::from_secs(300);
+
+/// A date as RFC 3339 writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(pub Wall);
+
+impl Serialize for Moment {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&date::rfc3339(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Moment, D::Error> {
+        let text = String::deserialize(from)?;
+        let moment = date::parse_rfc3339(&text).map(Moment);
+        moment.ok_or_else(|| de::Error::custom("it isn't a date such as '2026-11-24T17:13:29Z'"))
+    }
+}
+
+/// Which scheduled queues are meant; nothing given means all of them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BounceRequest {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub campaign: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routing_domain: Option<String>,
+    /// Takes precedence over the four above.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queue_names: Vec<String>,
+    pub reason: String,
+    #[serde(default, with = "duration::optional_text", skip_serializing_if = "Option::is_none")]
+    pub duration: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Moment>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suppress_logging: bool,
+}
+
+/// Of a bounce, and of a preview, which has no id.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BounceResponse {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Messages by scheduled queue.
+    pub bounced: BTreeMap<String, u64>,
+    pub total_bounced: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BounceEntry {
+    pub id: String,
+    pub campaign: Option<String>,
+    pub tenant: Option<String>,
+    pub domain: Option<String>,
+    pub routing_domain: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queue_names: Vec<String>,
+    pub reason: String,
+    /// What remains of it.
+    #[serde(with = "duration::text")]
+    pub duration: Duration,
+    /// Since it was made.
+    pub bounced: BTreeMap<String, u64>,
+    pub total_bounced: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SuspendRequest {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub campaign: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// Takes precedence over the three above.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queue_names: Vec<String>,
+    pub reason: String,
+    #[serde(default, with = "duration::optional_text", skip_serializing_if = "Option::is_none")]
+    pub duration: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Moment>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SuspendEntry {
+    pub id: String,
+    pub campaign: Option<String>,
+    pub tenant: Option<String>,
+    pub domain: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queue_names: Vec<String>,
+    pub reason: String,
+    #[serde(with = "duration::text")]
+    pub duration: Duration,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SuspendReadyRequest {
+    /// The ready queue's.
+    pub name: String,
+    pub reason: String,
+    #[serde(default, with = "duration::optional_text", skip_serializing_if = "Option::is_none")]
+    pub duration: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Moment>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SuspendReadyEntry {
+    pub id: String,
+    pub name: String,
+    pub reason: String,
+    #[serde(with = "duration::text")]
+    pub duration: Duration,
+    pub expires: Moment,
+}
+
+/// Names an administrator's order: the answer to making one, and what cancels it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EntryId {
+    pub id: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogFilterRequest {
+    pub filter: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QueueSummaryQuery {
+    /// Queues of each kind that are listed; the rest is in the totals only.
+    pub limit: Option<usize>,
+    /// The fullest first, instead of by name.
+    #[serde(default)]
+    pub by_volume: bool,
+    /// Scheduled queues of this domain or routing domain.
+    pub domain: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct QueueSummary {
+    pub scheduled: Vec<ScheduledQueue>,
+    pub scheduled_queues: u64,
+    pub scheduled_messages: u64,
+    pub ready: Vec<ReadyQueue>,
+    pub ready_queues: u64,
+    pub ready_messages: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScheduledQueue {
+    pub name: String,
+    /// Those in a ready queue or under way not included.
+    pub messages: u64,
+    /// Of `messages`: due, and waiting for a ready queue to take them.
+    pub waiting: u64,
+    /// Why they wait.
+    pub blocked: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReadyQueue {
+    pub name: String,
+    pub site: String,
+    pub source: String,
+    pub pool: String,
+    pub ready: u64,
+    pub in_flight: u64,
+    pub connections: u64,
+    pub connection_limit: Option<u64>,
+    /// Why it sends or connects less than it would like to.
+    pub held: Option<String>,
+    pub suspended: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    pub subject: String,
+    pub next_action: String,
+    pub earliest: Option<Moment>,
+    /// The nearest cause first.
+    pub why: Vec<String>,
+    pub now: Moment,
+}
+
+/// One string where there is one recipient, an array otherwise.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InspectMessage {
+    pub id: String,
+    pub message: MessageInformation,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MessageInformation {
+    pub sender: String,
+    /// Those without a final outcome.
+    pub recipient: OneOrMany,
+    pub meta: Meta,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due: Option<Moment>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_attempts: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduling: Option<Scheduling>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scheduling {
+    pub expires: Moment,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct InjectResponse {
+    pub success_count: u64,
+    pub fail_count: u64,
+    pub failed_recipients: Vec<String>,
+    pub errors: Vec<String>,
+}
