@@ -12,6 +12,7 @@ use crate::id::OpId;
 use crate::limits;
 use crate::log::RecordKind;
 use crate::time::{Mono, Wall};
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec;
@@ -24,7 +25,7 @@ impl Engine {
             AdminCommand::Suspend(entry) => self.suspend(entry),
             AdminCommand::SuspendReady(entry) => self.suspend_ready(entry),
             AdminCommand::CancelBounce { id } => {
-                cancelled(remove(&mut self.admin.bounces, |entry| *entry.id == *id))
+                cancelled(remove(&mut self.admin.bounces, |bounce| *bounce.entry.id == *id))
             }
             AdminCommand::CancelSuspend { id } => {
                 let found = remove(&mut self.admin.suspensions, |entry| *entry.id == *id);
@@ -57,16 +58,23 @@ impl Engine {
         }
         let ends = self.ends(entry.expires);
         let entry = Arc::new(entry);
-        self.admin.bounces.push(Timed { entry: entry.clone(), ends });
-        let mut bounced = Vec::new();
+        let bounce = Bounce { entry: entry.clone(), bounced: BTreeMap::new() };
+        self.admin.bounces.push(Timed { entry: bounce, ends });
         for queue in self.selected(&entry.selector) {
-            let count = self.condemn_queue(queue, &entry);
-            if count > 0 {
-                bounced.push((self.queues[queue].name.clone(), count));
+            for message in self.bounceable(queue) {
+                self.condemn(message, entry.clone());
             }
         }
-        bounced.sort();
-        AdminReply::Bounced(bounced)
+        let bounce = self.admin.bounces.iter().rfind(|timed| timed.entry.entry.id == entry.id);
+        let bounced = &bounce.expect("pushed above").entry.bounced;
+        AdminReply::Bounced(bounced.iter().map(|(name, count)| (name.clone(), *count)).collect())
+    }
+
+    /// What a bounce would take now, by scheduled queue.
+    pub fn preview_bounce(&self, selector: &QueueSelector) -> BTreeMap<Arc<str>, u64> {
+        let selected = self.selected(selector).into_iter();
+        let count = |queue| (self.queues[queue].name.clone(), self.bounceable(queue).len() as u64);
+        selected.map(count).filter(|(_, count)| *count > 0).collect()
     }
 
     fn selected(&self, selector: &QueueSelector) -> Vec<QueueHandle> {
@@ -75,17 +83,13 @@ impl Engine {
         selected.map(|(handle, _)| handle).collect()
     }
 
-    fn condemn_queue(&mut self, queue: QueueHandle, entry: &Arc<AdminEntry>) -> u64 {
-        let mut count = 0;
-        for message in self.messages_of(queue) {
-            if let Place::Scheduled | Place::Waiting | Place::Ready(_) =
-                self.messages[message].place
-            {
-                self.condemn(message, entry.clone());
-                count += 1;
-            }
-        }
-        count
+    fn bounceable(&self, queue: QueueHandle) -> Vec<MessageHandle> {
+        let mut messages = self.messages_of(queue);
+        messages.retain(|message| {
+            let place = self.messages[*message].place;
+            matches!(place, Place::Scheduled | Place::Waiting | Place::Ready(_))
+        });
+        messages
     }
 
     pub(super) fn bounce_for(&self, queue: QueueHandle) -> Option<Arc<AdminEntry>> {
@@ -94,10 +98,16 @@ impl Engine {
         }
         let name = &self.queues[queue].name;
         let mut bounces = self.admin.bounces.iter();
-        bounces.find(|timed| selects(&timed.entry.selector, name)).map(|timed| timed.entry.clone())
+        let found = bounces.find(|timed| selects(&timed.entry.entry.selector, name));
+        found.map(|timed| timed.entry.entry.clone())
     }
 
     pub(super) fn condemn(&mut self, message: MessageHandle, entry: Arc<AdminEntry>) {
+        let queue = self.queues[self.messages[message].queue].name.clone();
+        let mut bounces = self.admin.bounces.iter_mut();
+        if let Some(timed) = bounces.find(|timed| timed.entry.entry.id == entry.id) {
+            *timed.entry.bounced.entry(queue).or_default() += 1;
+        }
         self.place(message, Place::Condemned);
         self.condemned.push_back((message, entry));
         self.conclude_condemned();

@@ -358,16 +358,17 @@ pub(super) fn render(duration: Duration) -> String {
     crate::config::duration::render(duration)
 }
 
-/// Whether an operator's selector means the queue of this name. An empty selector means all.
+/// Whether an operator's selector means the queue of this name: by its names if it has any, else by all of its parts.
+/// An empty selector means every queue.
 pub(super) fn selects(selector: &QueueSelector, name: &str) -> bool {
     let parsed = QueueName::parse(name);
     let matches = |wanted: &Option<Box<str>>, have: Option<&str>| {
         wanted.as_deref().is_none_or(|wanted| have == Some(wanted))
     };
-    let by_name = selector.queue_names.is_empty()
-        || selector.queue_names.iter().any(|wanted| &**wanted == name);
-    by_name
-        && matches(&selector.campaign, parsed.campaign)
+    if !selector.queue_names.is_empty() {
+        return selector.queue_names.iter().any(|wanted| &**wanted == name);
+    }
+    matches(&selector.campaign, parsed.campaign)
         && matches(&selector.tenant, parsed.tenant)
         && matches(&selector.domain, Some(parsed.domain))
         && matches(&selector.routing_domain, parsed.routing_domain)

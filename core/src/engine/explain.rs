@@ -125,7 +125,16 @@ impl Engine {
             let until = self.when(suspension.ends);
             why.push(format!("it is suspended until {until}: {}", suspension.entry.reason));
         }
-        why.extend(ready.held.as_ref().map(|held| match held {
+        why.extend(ready.held.as_ref().map(|held| self.describe_held(held)));
+        if ready.consecutive_failures > 0 {
+            why.push(format!("the last {} connections failed", ready.consecutive_failures));
+        }
+        why
+    }
+
+    /// Why a ready queue sends or connects less than it would like to.
+    pub fn describe_held(&self, held: &Held) -> String {
+        match held {
             Held::MessageRate { until } => {
                 format!("its message rate allows the next at {}", self.when(*until))
             }
@@ -133,11 +142,7 @@ impl Engine {
                 format!("its connection rate allows the next at {}", self.when(*until))
             }
             Held::ConnectionLimit { label } => format!("the connection limit {label} is used up"),
-        }));
-        if ready.consecutive_failures > 0 {
-            why.push(format!("the last {} connections failed", ready.consecutive_failures));
         }
-        why
     }
 
     fn armed(&self, at: Mono) -> Option<Mono> {
@@ -157,7 +162,8 @@ impl Engine {
     }
 }
 
-fn describe(block: &Block) -> String {
+/// Why a scheduled queue's line stands still.
+pub fn describe(block: &Block) -> String {
     match block {
         Block::WaitingForQueueConfig => "policy is being asked for its configuration".into(),
         Block::WaitingForPool => "policy is being asked for its egress pool".into(),

@@ -358,7 +358,7 @@ pub enum Then {
     Nothing,
 }
 
-/// Which scheduled queues an administrator means; all given parts must match.
+/// Which scheduled queues an administrator means: those named, or, if none is, those that match all given parts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueSelector {
     pub campaign: Option<Box<str>>,

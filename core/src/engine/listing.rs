@@ -1,6 +1,8 @@
 //! What there is, for operators: queues with their counts, entries in force, totals. Reads only.
 use super::{AdminEntry, Block, Engine, Held, ReadySuspension};
+use alloc::collections::BTreeMap;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
@@ -100,8 +102,10 @@ impl Engine {
         all
     }
 
-    pub fn bounces(&self) -> Vec<AdminEntry> {
-        self.admin.bounces.iter().map(|timed| (*timed.entry).clone()).collect()
+    /// With what each has taken so far, by scheduled queue.
+    pub fn bounces(&self) -> Vec<(AdminEntry, BTreeMap<Arc<str>, u64>)> {
+        let bounces = self.admin.bounces.iter().map(|timed| &timed.entry);
+        bounces.map(|bounce| ((*bounce.entry).clone(), bounce.bounced.clone())).collect()
     }
 
     pub fn suspensions(&self) -> Vec<AdminEntry> {

@@ -10,7 +10,7 @@ use crate::recipients::RecipientSet;
 use crate::throttle::Throttle;
 use crate::time::{Duration, Mono, Wall};
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -463,9 +463,16 @@ pub(super) struct Timed<T> {
     pub ends: Mono,
 }
 
+/// An operator's bounce, with what it has taken so far, by scheduled queue.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Bounce {
+    pub entry: Arc<AdminEntry>,
+    pub bounced: BTreeMap<Arc<str>, u64>,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Admin {
-    pub bounces: Vec<Timed<Arc<AdminEntry>>>,
+    pub bounces: Vec<Timed<Bounce>>,
     pub suspensions: Vec<Timed<AdminEntry>>,
     pub ready_suspensions: Vec<Timed<ReadySuspension>>,
     pub armed: Mono,

@@ -12,7 +12,7 @@ mod greeting;
 pub mod io;
 mod reception;
 mod session;
-mod trace;
+pub mod trace;
 mod transaction;
 
 pub use io::*;
