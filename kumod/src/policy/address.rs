@@ -32,8 +32,9 @@ impl UserData for EnvelopeAddress {
     }
 
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        methods
-            .add_meta_method(MetaMethod::ToString, |_, this, ()| Ok(this.0.as_str().to_string()));
+        methods.add_meta_method(MetaMethod::ToString, |_, this, ()| {
+            Ok(this.0.as_str().to_string())
+        });
         methods.add_meta_function(MetaMethod::Concat, |lua, (left, right): (Value, Value)| {
             Ok(text_of(lua, &left)? + &text_of(lua, &right)?)
         });
@@ -93,8 +94,7 @@ mod tests {
         lua.globals().set("a", address.clone()).unwrap();
         lua.globals().set("b", address).unwrap();
         lua.globals().set("null", EnvelopeAddress(ReversePath::Null)).unwrap();
-        let parse =
-            lua.create_function(|lua, value| Ok(EnvelopeAddress(reverse_path(lua, &value)?)));
+        let parse = lua.create_function(|lua, value| Ok(EnvelopeAddress(reverse_path(lua, &value)?)));
         lua.globals().set("parse", parse.unwrap()).unwrap();
         let result = lua.load(format!("return tostring({source})")).set_name("@p.lua").eval();
         result.map_err(|error: mlua::Error| crate::policy::error::describe(&error).1.unwrap())

@@ -74,9 +74,7 @@ impl Reader {
         if self.path.len() >= limits::POLICY_VALUE_DEPTH {
             self.path.clear();
             let depth = limits::POLICY_VALUE_DEPTH;
-            return Err(format!(
-                "tables within tables, more than {depth} deep; is there a circle?"
-            ));
+            return Err(format!("tables within tables, more than {depth} deep; is there a circle?"));
         }
         match table.raw_len() {
             0 => self.object(table),

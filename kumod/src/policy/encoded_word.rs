@@ -127,8 +127,7 @@ fn encode_words(mut column: usize, value: &str) -> String {
     let mut word = START.len();
     for character in value.chars() {
         let piece = encode_q(character);
-        let ends =
-            word + piece.len() + 2 > WORD_OCTETS || column + word + piece.len() + 2 > CUT_COLUMN;
+        let ends = word + piece.len() + 2 > WORD_OCTETS || column + word + piece.len() + 2 > CUT_COLUMN;
         if ends {
             encoded.push_str("?=\r\n ");
             encoded.push_str(START);

@@ -162,8 +162,7 @@ mod tests {
 
     #[test]
     fn the_innermost_lua_frame_of_a_stack_trace_is_found() {
-        let trace =
-            "stack traceback:\n\t[C]: in function 'kumo.reject'\n\tp.lua:7: in function <p.lua:6>";
+        let trace = "stack traceback:\n\t[C]: in function 'kumo.reject'\n\tp.lua:7: in function <p.lua:6>";
         assert_eq!(first_line_in(trace).as_deref(), Some("p.lua:7"));
         assert_eq!(first_line_in("<traceback unavailable>"), None);
     }

@@ -189,8 +189,7 @@ impl Returned<'_> {
             Lv::Table(table) => table,
             _ => return Err(self.wrong(EXPECTED)),
         };
-        let text =
-            |item: mlua::Result<Lv>| item.ok()?.as_string()?.to_str().ok().map(|s| s.to_string());
+        let text = |item: mlua::Result<Lv>| item.ok()?.as_string()?.to_str().ok().map(|s| s.to_string());
         let texts: Option<Vec<String>> = table.sequence_values::<Lv>().map(text).collect();
         texts.map(Some).ok_or_else(|| self.wrong(EXPECTED))
     }

@@ -70,8 +70,7 @@ mod tests {
 
     #[test]
     fn what_lacks_a_date_a_time_or_an_offset_is_none() {
-        for text in
-            ["", "soon", "2026-11-24", "17:00:00Z", "2026-11-24T17:00:00", "2026-13-01T00:00:00Z"]
+        for text in ["", "soon", "2026-11-24", "17:00:00Z", "2026-11-24T17:00:00", "2026-13-01T00:00:00Z"]
         {
             assert_eq!(parse(text), None, "{text}");
         }

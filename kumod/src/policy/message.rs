@@ -94,7 +94,11 @@ impl MessageObject {
         })
     }
 
-    fn remove_headers(&self, lua: &Lua, unwanted: impl Fn(&Field<'_>) -> bool) -> mlua::Result<()> {
+    fn remove_headers(
+        &self,
+        lua: &Lua,
+        unwanted: impl Fn(&Field<'_>) -> bool,
+    ) -> mlua::Result<()> {
         self.with(lua, |draft| {
             let body = header::remove_where(&draft.message.body, unwanted);
             match body == draft.message.body {
@@ -169,8 +173,9 @@ pub const METHODS: [&str; 29] = [
 ];
 
 fn add_envelope_methods<M: UserDataMethods<MessageObject>>(methods: &mut M) {
-    methods
-        .add_method("id", |lua, this, ()| this.with(lua, |draft| Ok(draft.message.id.to_string())));
+    methods.add_method("id", |lua, this, ()| {
+        this.with(lua, |draft| Ok(draft.message.id.to_string()))
+    });
     methods.add_method("sender", |lua, this, ()| {
         this.with(lua, |draft| Ok(EnvelopeAddress(draft.message.envelope.sender.clone())))
     });
@@ -228,10 +233,7 @@ fn set_recipients(lua: &Lua, draft: &mut Draft, given: &Lv) -> mlua::Result<()> 
     if list.is_empty() || list.len() > limits::RECIPIENTS_PER_MESSAGE {
         let limit = limits::RECIPIENTS_PER_MESSAGE;
         let count = list.len();
-        return Err(fault(
-            lua,
-            format!("set_recipient: from 1 to {limit} recipients, not {count}"),
-        ));
+        return Err(fault(lua, format!("set_recipient: from 1 to {limit} recipients, not {count}")));
     }
     let message = draft.edit();
     message.remaining = RecipientSet::all(list.len() as u32);
@@ -366,9 +368,8 @@ fn add_schedule_methods<M: UserDataMethods<MessageObject>>(methods: &mut M) {
             })?;
             let Some(value) = value else { return Ok(None) };
             let parsed = serde_json::from_str(&value);
-            let parsed: serde_json::Value = parsed.map_err(|error| {
-                fault(lua, format!("import_scheduling_header: {name}: {error}"))
-            })?;
+            let parsed: serde_json::Value = parsed
+                .map_err(|error| fault(lua, format!("import_scheduling_header: {name}: {error}")))?;
             let schedule: Option<Table> = lua.unpack(to_lua(lua, &parsed)?)?;
             let shown = this.with(lua, |draft| set_scheduling(lua, draft, schedule))?;
             if remove == Some(true) {

@@ -20,7 +20,9 @@ const ENCODERS: [(&str, Encode); 4] = [
     ("json_encode_pretty", |value| {
         serde_json::to_string_pretty(value).map_err(|error| error.to_string())
     }),
-    ("toml_encode", |value| toml::to_string(&to_toml(value)?).map_err(|error| error.to_string())),
+    ("toml_encode", |value| {
+        toml::to_string(&to_toml(value)?).map_err(|error| error.to_string())
+    }),
     ("toml_encode_pretty", |value| {
         toml::to_string_pretty(&to_toml(value)?).map_err(|error| error.to_string())
     }),
@@ -78,8 +80,7 @@ fn parsed(
 ) -> mlua::Result<Lv> {
     check_octets(lua, "the text", text.len(), limits::POLICY_VALUE_OCTETS)?;
     budget.charge_octets(lua, text.len())?;
-    let value =
-        std::str::from_utf8(text).map_err(|_| "the text isn't UTF-8".into()).and_then(parse);
+    let value = std::str::from_utf8(text).map_err(|_| "the text isn't UTF-8".into()).and_then(parse);
     to_lua(lua, &value.map_err(|why| fault(lua, format!("kumo.serde.{name}: {why}")))?)
 }
 

@@ -11,7 +11,9 @@ use super::{engine, session};
 use kumo_core::engine::{Answer, Question};
 use kumo_core::message::Message;
 use kumo_core::smtp::server::{self, Handled};
-use kumo_driver::policy::{EngineAnswer, EngineHandled, EngineQuestion, Generated, Policy};
+use kumo_driver::policy::{
+    EngineAnswer, EngineHandled, EngineQuestion, Generated, Policy,
+};
 use mlua::MultiValue;
 use std::collections::BTreeSet;
 use std::path::Path;

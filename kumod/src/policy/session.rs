@@ -87,7 +87,11 @@ async fn without_message(
     })
 }
 
-fn session_arguments(state: &State, what: &Asked, meta: &Loan<Meta>) -> mlua::Result<MultiValue> {
+fn session_arguments(
+    state: &State,
+    what: &Asked,
+    meta: &Loan<Meta>,
+) -> mlua::Result<MultiValue> {
     let lua = state.lua();
     let meta = connection(state, meta);
     match what {
@@ -144,7 +148,11 @@ pub async fn message_generated(state: &mut State, message: Message) -> Generated
     }
 }
 
-async fn generated(state: &mut State, event: &str, draft: &Loan<Draft>) -> Result<(), CallError> {
+async fn generated(
+    state: &mut State,
+    event: &str,
+    draft: &Loan<Draft>,
+) -> Result<(), CallError> {
     let made = message_object(state, draft).into_lua_multi(state.lua());
     let arguments = state.arguments(event, made)?;
     if let Some(returned) = call(state, event, arguments).await? {

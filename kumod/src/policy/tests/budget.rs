@@ -98,9 +98,7 @@ async fn a_message_cannot_grow_without_end() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_long_call_lets_others_run_and_ends_at_its_deadline() {
-    let source = on_mail(
-        "if from.user == 'long' then while true do pcall(function() for i = 1, 1000 do end end) end end",
-    );
+    let source = on_mail("if from.user == 'long' then while true do pcall(function() for i = 1, 1000 do end end) end end");
     let options = PolicyOptions { instructions: u64::MAX, states: 1, ..OPTIONS };
     let policy = load_with(&source, options).await.unwrap().policy;
     let long = Asked::MailFrom { sender: ReversePath::parse("long@x.test").unwrap() };
@@ -139,8 +137,7 @@ async fn calls_wait_for_a_state_and_then_get_it() {
 #[tokio::test]
 async fn a_state_is_replaced_after_its_uses() {
     let options = PolicyOptions { uses: 5, ..OPTIONS };
-    let source =
-        format!("local count = 0 {}", on_mail("count = count + 1 meta:set_meta('count', count)"));
+    let source = format!("local count = 0 {}", on_mail("count = count + 1 meta:set_meta('count', count)"));
     let policy = load_with(&source, options).await.unwrap().policy;
     let mut counts = Vec::new();
     for _ in 0..6 {

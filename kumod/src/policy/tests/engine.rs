@@ -132,10 +132,7 @@ async fn an_unknown_key_names_line_and_nearest_key() {
         return kumo.make_queue_config { max_agee = '1 day' }
     end)";
     let why = failed(answer(&load(source).await, queue("d.test")).await);
-    assert!(
-        why.starts_with("event get_queue_config: policy.lua:2: kumo.make_queue_config: "),
-        "{why}"
-    );
+    assert!(why.starts_with("event get_queue_config: policy.lua:2: kumo.make_queue_config: "), "{why}");
     assert!(why.contains("max_agee") && why.contains("max_age"), "{why}");
     for (argument, text) in [
         ("5", "expected a table, got the number 5"),
@@ -177,8 +174,7 @@ async fn throttle(source: &str) -> EngineAnswer {
 
 #[tokio::test]
 async fn throttling_answers_with_the_due_time_that_was_set() {
-    let on =
-        |body: &str| format!("kumo.on('throttle_insert_ready_queue', function(msg) {body} end)");
+    let on = |body: &str| format!("kumo.on('throttle_insert_ready_queue', function(msg) {body} end)");
     let given = throttle(&on("msg:set_due(1700000000)")).await;
     let until = Some(Wall::from_unix_seconds(1_700_000_000));
     assert_eq!(given.answer, engine::Answer::ThrottleInsert { until });
@@ -207,9 +203,7 @@ async fn requeue(source: &str) -> EngineAnswer {
 #[tokio::test]
 async fn requeueing_gets_its_arguments_and_may_move_delay_or_bounce() {
     let on = |body: &str| {
-        format!(
-            "kumo.on('requeue_message', function(msg, response, context, increment, delay) {body} end)"
-        )
+        format!("kumo.on('requeue_message', function(msg, response, context, increment, delay) {body} end)")
     };
     let check = on("assert(response == '451 4.4.1 KumoMTA internal: no answer', response) \
         assert(context[1] == 'LoggedTransientFailure' and context[2] == 'MessageRateThrottle') \

@@ -38,35 +38,18 @@ async fn errors_of_loading_name_file_and_line() {
     for (source, expected) in [
         ("\nx = = 1", "policy.lua:2: unexpected symbol near '='"),
         ("\nerror('oops')", "policy.lua:2: oops"),
-        (
-            "\nwhile true do end",
-            "policy.lua:2: ran out of its 2000000 instructions; is there a loop without end?",
-        ),
-        (
-            "\nkumo.define_spool{}",
-            "policy.lua:2: kumo.define_spool: call it inside of the init event's handler",
-        ),
-        (
-            "\nkumo.start_esmtp_listener{}",
-            "policy.lua:2: kumo.start_esmtp_listener: call it inside of the init event's handler",
-        ),
+        ("\nwhile true do end", "policy.lua:2: ran out of its 2000000 instructions; is there a loop without end?"),
+        ("\nkumo.define_spool{}", "policy.lua:2: kumo.define_spool: call it inside of the init event's handler"),
+        ("\nkumo.start_esmtp_listener{}", "policy.lua:2: kumo.start_esmtp_listener: call it inside of the init event's handler"),
         ("kumo.on('init', function()\nerror 'no' end)", "event init: policy.lua:2: no"),
-        (
-            "kumo.on('init', function()\nkumo.start_http_listener{listen='127.0.0.1:1'} kumo.start_esmtp_listener{listen='127.0.0.1:1'} end)",
-            "event init: policy.lua:2: kumo.start_esmtp_listener: there already is a listener on 127.0.0.1:1",
-        ),
-        (
-            "kumo.on('init', function()\nfor i = 1, 2 do kumo.define_spool{name='data', path='/x'} end end)",
-            "event init: policy.lua:2: kumo.define_spool: there already is a spool named \"data\"",
-        ),
-        (
-            "kumo.on('init', function()\nfor i = 1, 2 do kumo.configure_local_logs{log_dir='/x'} end end)",
-            "event init: policy.lua:2: kumo.configure_local_logs: it was called before; logs are configured once",
-        ),
-        (
-            "kumo.on('init', function() kumo.reject(500, 'x') end)",
-            "event init: kumo.reject and kumo.disconnect mean nothing here (500 x)",
-        ),
+        ("kumo.on('init', function()\nkumo.start_http_listener{listen='127.0.0.1:1'} kumo.start_esmtp_listener{listen='127.0.0.1:1'} end)",
+            "event init: policy.lua:2: kumo.start_esmtp_listener: there already is a listener on 127.0.0.1:1"),
+        ("kumo.on('init', function()\nfor i = 1, 2 do kumo.define_spool{name='data', path='/x'} end end)",
+            "event init: policy.lua:2: kumo.define_spool: there already is a spool named \"data\""),
+        ("kumo.on('init', function()\nfor i = 1, 2 do kumo.configure_local_logs{log_dir='/x'} end end)",
+            "event init: policy.lua:2: kumo.configure_local_logs: it was called before; logs are configured once"),
+        ("kumo.on('init', function() kumo.reject(500, 'x') end)",
+            "event init: kumo.reject and kumo.disconnect mean nothing here (500 x)"),
         ("\nos.exit(1)", "policy.lua:2: attempt to call a nil value (field 'exit')"),
         ("\nkumo.dkim.sign()", "policy.lua:2: this version has no kumo.dkim"),
         ("\nkumo.on('init')", "policy.lua:2: argument 2: expected a function, got nil"),
@@ -112,17 +95,11 @@ async fn a_key_without_effect_is_a_warning_once_for_its_place() {
     for _ in 0..3 {
         let question = kumo_core::engine::Question::QueueConfig { queue: "d.test".into() };
         let asked = kumo_driver::policy::EngineQuestion { question, message: None, response: None };
-        assert!(matches!(
-            policy.engine(asked).await.answer,
-            kumo_core::engine::Answer::QueueConfig(_)
-        ));
+        assert!(matches!(policy.engine(asked).await.answer, kumo_core::engine::Answer::QueueConfig(_)));
     }
     let warnings = policy.warnings();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(
-        short(&warnings[0]).starts_with("policy.lua:2: kumo.make_queue_config: "),
-        "{warnings:?}"
-    );
+    assert!(short(&warnings[0]).starts_with("policy.lua:2: kumo.make_queue_config: "), "{warnings:?}");
     assert!(warnings[0].contains("strategy"), "{warnings:?}");
 }
 
@@ -130,15 +107,9 @@ async fn a_key_without_effect_is_a_warning_once_for_its_place() {
 async fn required_files_are_read_once_and_named_in_errors() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-    write(
-        "policy.lua",
-        "local kumo = require 'kumo'\nlocal helper = require 'lib.helper'\nkumo.on('smtp_server_mail_from', helper)",
-    );
+    write("policy.lua", "local kumo = require 'kumo'\nlocal helper = require 'lib.helper'\nkumo.on('smtp_server_mail_from', helper)");
     std::fs::create_dir(folder.path().join("lib")).unwrap();
-    write(
-        "lib/helper.lua",
-        "#! comment\nreturn function(from, meta) meta:set_meta('v', 1)\nif from.user == 'x' then error 'in the helper' end end",
-    );
+    write("lib/helper.lua", "#! comment\nreturn function(from, meta) meta:set_meta('v', 1)\nif from.user == 'x' then error 'in the helper' end end");
     let loaded = LuaPolicy::load(&folder.path().join("policy.lua"), OPTIONS).await.unwrap();
     write("lib/helper.lua", "this is broken now");
     let ask = async |text: &str| {
@@ -229,13 +200,9 @@ async fn a_script_gets_its_arguments_and_more_time() {
 async fn a_script_may_run_another_policy() {
     let folder = tempfile::tempdir().unwrap();
     let policy = folder.path().join("policy.lua");
-    std::fs::write(&policy, "require('kumo').on('get_queue_config', function() end) return 5")
-        .unwrap();
+    std::fs::write(&policy, "require('kumo').on('get_queue_config', function() end) return 5").unwrap();
     let path = folder.path().join("script.lua");
-    let source = format!(
-        "assert(dofile('{}') == 5) require('kumo').on('main', function() end)",
-        policy.display()
-    );
+    let source = format!("assert(dofile('{}') == 5) require('kumo').on('main', function() end)", policy.display());
     std::fs::write(&path, source).unwrap();
     script(&path, &[], OPTIONS).await.unwrap();
     std::fs::write(&policy, "x = = 1").unwrap();

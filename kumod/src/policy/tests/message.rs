@@ -50,8 +50,7 @@ async fn what_methods_return() {
 #[tokio::test]
 async fn what_methods_change() {
     let body = |message: &Message| String::from_utf8(message.body.to_vec()).unwrap();
-    let changed =
-        async |code: &str| run(code).await.unwrap_or_else(|error| panic!("{code}: {error}"));
+    let changed = async |code: &str| run(code).await.unwrap_or_else(|error| panic!("{code}: {error}"));
 
     let message = changed("msg:set_sender 'new@s.test'").await;
     assert_eq!(message.envelope.sender.as_str(), "new@s.test");
@@ -69,8 +68,7 @@ async fn what_methods_change() {
     assert!(!body(&changed("msg:remove_x_headers()").await).to_lowercase().contains("\nx-"));
     let message = changed("msg:remove_x_headers { 'x-other', 'Received' }").await;
     assert!(body(&message).starts_with("Subject") && body(&message).contains("X-Tag: 1"));
-    for (data, kept) in [("a\\nb", "a\r\nb\r\n"), ("a\\r\\n\\rb\\r\\n", "a\r\n\r\nb\r\n"), ("", "")]
-    {
+    for (data, kept) in [("a\\nb", "a\r\nb\r\n"), ("a\\r\\n\\rb\\r\\n", "a\r\n\r\nb\r\n"), ("", "")] {
         assert_eq!(body(&changed(&format!("msg:set_data '{data}'")).await), kept);
     }
     let message = changed("msg:set_data '\\xff\\n'").await;
@@ -92,10 +90,7 @@ async fn what_methods_refuse() {
         ("msg:dkim_sign(1)", "messages have no method \"dkim_sign\" in this version"),
         ("msg:set_recipients 'x'", "in this version (did you mean `set_recipient`?)"),
         ("msg.set_meta('a', 'b')", "policy.lua:2: "),
-        (
-            "msg:import_scheduling_header 'Subject'",
-            "import_scheduling_header: Subject: expected value",
-        ),
+        ("msg:import_scheduling_header 'Subject'", "import_scheduling_header: Subject: expected value"),
     ] {
         let error = run(code).await.expect_err(code);
         assert!(error.starts_with("event smtp_server_data: policy.lua:2: "), "{code}: {error}");

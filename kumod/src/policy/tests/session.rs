@@ -25,8 +25,7 @@ async fn absent_handlers_proceed_and_touch_no_state() {
 
 #[tokio::test]
 async fn handled_says_what_is_registered() {
-    let policy =
-        load("kumo.on('smtp_server_ehlo', print) kumo.on('smtp_server_data', print)").await;
+    let policy = load("kumo.on('smtp_server_ehlo', print) kumo.on('smtp_server_data', print)").await;
     assert_eq!(policy.handled(), Handled { ehlo: true, data: true, ..Handled::default() });
 }
 
@@ -50,7 +49,10 @@ async fn every_event_gets_its_arguments() {
     };
     let recipient = Mailbox::parse("to@rcpt.test").unwrap();
     let rows = [
-        (check("smtp_server_connection_accepted", "meta", "true"), Asked::ConnectionAccepted),
+        (
+            check("smtp_server_connection_accepted", "meta", "true"),
+            Asked::ConnectionAccepted,
+        ),
         (
             check("smtp_server_ehlo", "domain, meta, ext", "domain == 'c.test' and ext[2] == 'B'"),
             Asked::Ehlo { domain: "c.test".into(), extensions: vec!["A".into(), "B".into()] },
@@ -113,8 +115,9 @@ async fn values_become_verdicts() {
     let ehlo = || Asked::Ehlo { domain: "c".into(), extensions: Vec::new() };
     let auth = || Asked::AuthPlain { authz: "".into(), authc: "".into(), password: "".into() };
     let domain = || Asked::ListenerDomain { domain: "d".into(), listener: "l".into() };
-    let on =
-        |event: &str, value: &str| format!("kumo.on('{event}', function() return {value} end)");
+    let on = |event: &str, value: &str| {
+        format!("kumo.on('{event}', function() return {value} end)")
+    };
     let given = verdict(&on("smtp_server_ehlo", "{'X', 'Y'}"), ehlo()).await;
     assert!(matches!(given, Verdict::Extensions(list) if list == ["X", "Y"]));
     let given = verdict(&on("smtp_server_ehlo", "nil"), ehlo()).await;
@@ -161,35 +164,14 @@ async fn errors_name_event_and_line_and_show_tables() {
         ("error({code = 5, why = {'a'}})", r#"policy.lua:2: {"code":5,"why":["a"]}"#),
         ("assert(false, {a = 1})", r#"policy.lua:2: {"a":1}"#),
         ("assert(nil, 'not there')", "policy.lua:2: not there"),
-        (
-            "pcall(print)\nfrom.usr()",
-            "policy.lua:3: an address has no field \"usr\" (did you mean `user`?)",
-        ),
-        (
-            "meta:set_meta('tenant', 5)",
-            "policy.lua:2: set_meta: tenant is a string, not the number 5",
-        ),
-        (
-            "meta:set_meta('x', {y = print})",
-            "policy.lua:2: y: a function can't be stored or encoded",
-        ),
+        ("pcall(print)\nfrom.usr()", "policy.lua:3: an address has no field \"usr\" (did you mean `user`?)"),
+        ("meta:set_meta('tenant', 5)", "policy.lua:2: set_meta: tenant is a string, not the number 5"),
+        ("meta:set_meta('x', {y = print})", "policy.lua:2: y: a function can't be stored or encoded"),
         ("meta:set_meta()", "policy.lua:2: argument 2 of set_meta: expected a string, got nil"),
-        (
-            "kumo.make_queue_confg {}",
-            "policy.lua:2: this version has no kumo.make_queue_confg (did you mean `make_queue_config`?)",
-        ),
-        (
-            "setmetatable({}, {__gc = print})",
-            "policy.lua:2: __gc isn't supported: what it does would run outside of policy's budget",
-        ),
-        (
-            "kumo.on('init', print)",
-            "policy.lua:2: kumo.on: handlers are registered while the policy's files run, not inside of a handler; move this to the top level",
-        ),
-        (
-            "kumo.define_spool {name = 'data', path = '/x'}",
-            "policy.lua:2: kumo.define_spool: call it inside of the init event's handler",
-        ),
+        ("kumo.make_queue_confg {}", "policy.lua:2: this version has no kumo.make_queue_confg (did you mean `make_queue_config`?)"),
+        ("setmetatable({}, {__gc = print})", "policy.lua:2: __gc isn't supported: what it does would run outside of policy's budget"),
+        ("kumo.on('init', print)", "policy.lua:2: kumo.on: handlers are registered while the policy's files run, not inside of a handler; move this to the top level"),
+        ("kumo.define_spool {name = 'data', path = '/x'}", "policy.lua:2: kumo.define_spool: call it inside of the init event's handler"),
         ("coroutine.wrap(function() error('inside') end)()", "policy.lua:2: inside"),
         ("load('x = = 1')", ""),
         ("error()", "policy.lua:2: nil"),
@@ -237,9 +219,7 @@ async fn an_injected_message_is_changed_rejected_or_failed() {
     let policy = load(source).await;
     let ask = async |body| policy.message_generated(message(body)).await;
     let kept = ask("Subject: fine\r\n\r\n").await;
-    assert!(
-        matches!(kept, Generated::Proceed(message) if message.envelope.sender == ReversePath::Null)
-    );
+    assert!(matches!(kept, Generated::Proceed(message) if message.envelope.sender == ReversePath::Null));
     let no = ask("Subject: reject\r\n\r\n").await;
     assert!(matches!(no, Generated::Reject(reply) if reply.code == 550));
     let failed = ask("Subject: fail\r\n\r\n").await;
