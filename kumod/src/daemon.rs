@@ -1,6 +1,7 @@
 //! The daemon's life: policy, spool, logs, node, until a signal. Invariant: what can't start says so in one line and
 //! leaves nothing half-started; what was started is stopped in the opposite order, logs last.
 use crate::diagnostics::Diagnostics;
+use crate::http::{HttpService, Operations};
 use crate::logs::{LocalLogger, node_id};
 use crate::policy::{Loaded, LuaPolicy, PolicyOptions, Setup};
 use crate::world::RealWorld;
@@ -15,6 +16,8 @@ use kumo_io_real::net::RealNetwork;
 use kumo_io_real::spool::RealSpool;
 use std::path::{Path, PathBuf};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 /// Bodies kept in memory after reception.
 const BODY_CACHE_OCTETS: usize = 32 * 1024 * 1024;
@@ -38,6 +41,7 @@ pub async fn run(options: Options) -> Result<(), String> {
     let node_id = node_id::load_or_make(&node_id_path(meta), host.seed())?;
     let logger = LocalLogger::start(setup.local_logs.clone(), node_id)?;
     let sync = data.flush && meta.flush;
+    let spool_paths = (data.path.clone(), meta.path.clone());
     let spool = open(data, meta)?;
     let seed = host.seed();
     tracing::info!(seed, "everything random in this life comes from this seed");
@@ -50,6 +54,10 @@ pub async fn run(options: Options) -> Result<(), String> {
         logger,
         host,
     };
+    let mut http = Vec::new();
+    for listener in setup.http_listeners {
+        http.push(HttpService::bind(&world, listener).await.map_err(|error| error.to_string())?);
+    }
     let config = NodeConfig {
         hostname: world.host.hostname().into(),
         listeners: setup.esmtp_listeners,
@@ -62,11 +70,25 @@ pub async fn run(options: Options) -> Result<(), String> {
     for address in node.addresses() {
         eprintln!("smtp listener on {address}");
     }
+    let handle = node.handle();
+    let (stop_http, stop) = watch::channel(false);
+    let operations =
+        Operations { handle: handle.clone(), diagnostics: options.diagnostics, spool_paths };
+    let mut serving = Vec::new();
+    for service in http {
+        let (scheme, address) = service.address();
+        eprintln!("{scheme} listener on {address}");
+        serving.push(tokio::spawn(service.serve(operations.clone(), stop.clone())));
+    }
     eprintln!("initialization complete");
     signals.wait().await;
     tracing::info!("stopping");
-    let handle = node.handle();
+    stop_http.send_replace(true);
     node.stop().await;
+    for service in serving {
+        // Its own deadline has passed, or nearly.
+        let _ = timeout(LOG_STOP, service).await;
+    }
     handle.world().logger.stop(LOG_STOP).await
 }
 

@@ -8,6 +8,7 @@
 pub mod daemon;
 pub mod diagnostics;
 pub mod http;
+mod line_ends;
 pub mod logs;
 pub mod metrics;
 pub mod policy;

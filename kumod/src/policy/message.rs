@@ -7,7 +7,8 @@ use super::convert::{show, to_lua};
 use super::error::fault;
 use super::loan::Borrowed;
 use super::{encoded_word, instant, meta, nearest};
-use bytes::{Bytes, BytesMut};
+use crate::line_ends::with_crlf;
+use bytes::Bytes;
 use kumo_core::date::rfc3339;
 use kumo_core::header::{self, Field, FieldNameError};
 use kumo_core::message::{Message, Schedule};
@@ -262,20 +263,6 @@ fn add_content_methods<M: UserDataMethods<MessageObject>>(methods: &mut M) {
     for name in ["save", "shrink", "shrink_data", "set_force_sync"] {
         methods.add_method(name, |_, _, _: Variadic<Lv>| Ok(()));
     }
-}
-
-/// Every line end becomes CRLF, and the last line gets one.
-fn with_crlf(data: &[u8]) -> Bytes {
-    let mut text = BytesMut::with_capacity(data.len() + data.len() / 32 + 2);
-    let mut rest = data;
-    while !rest.is_empty() {
-        let end = rest.iter().position(|b| matches!(b, b'\r' | b'\n')).unwrap_or(rest.len());
-        text.extend_from_slice(&rest[..end]);
-        text.extend_from_slice(b"\r\n");
-        let length = if rest[end..].starts_with(b"\r\n") { 2 } else { 1 };
-        rest = rest.get(end + length..).unwrap_or_default();
-    }
-    text.freeze()
 }
 
 fn add_header_methods<M: UserDataMethods<MessageObject>>(methods: &mut M) {

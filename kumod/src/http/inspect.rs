@@ -1,0 +1,276 @@
+//! Looking without touching: liveness, metrics, queues, a message, and why.
+use super::api::{
+    Explanation, InspectMessage, MessageInformation, Moment, OneOrMany, QueueSummary,
+    QueueSummaryQuery, ReadyQueue, ScheduledQueue, Scheduling,
+};
+use super::errors::ApiError;
+use super::serve::Operations;
+use crate::metrics::{self, LogSnapshot, Snapshot, SpoolSnapshot};
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use kumo_core::address::Mailbox;
+use kumo_core::engine::Engine;
+use kumo_core::engine::explain;
+use kumo_core::engine::listing::{Counts, ReadySummary, ScheduledSummary};
+use kumo_core::id::SpoolId;
+use kumo_core::message::Message;
+use kumo_core::port::{Family, Host, Spool};
+use kumo_core::queue_name::QueueName;
+use serde::Deserialize;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// For the file system to say how much room it has.
+const FREE_SPACE: Duration = Duration::from_secs(2);
+
+pub async fn liveness(State(operations): State<Operations>) -> Response {
+    match operations.handle.unavailable() {
+        None => (StatusCode::OK, "OK").into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
+    }
+}
+
+// ---- Metrics ----------------------------------------------------------------------------------------------
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsQuery {
+    prefix: Option<String>,
+}
+
+pub async fn metrics(
+    State(operations): State<Operations>,
+    Query(query): Query<MetricsQuery>,
+) -> Result<Response, ApiError> {
+    let text =
+        with_snapshot(&operations, |snapshot| metrics::render(snapshot, query.prefix.as_deref()));
+    let kind = [("content-type", "text/plain; version=0.0.4; charset=utf-8")];
+    Ok((kind, text.await?).into_response())
+}
+
+pub async fn metrics_json(
+    State(operations): State<Operations>,
+    Query(query): Query<MetricsQuery>,
+) -> Result<Response, ApiError> {
+    let prefix = query.prefix.as_deref();
+    let text = with_snapshot(&operations, |snapshot| metrics::render_json(snapshot, prefix));
+    Ok(([("content-type", "application/json")], text.await?).into_response())
+}
+
+struct Seen {
+    counts: Counts,
+    messages: u64,
+    scheduled: Vec<ScheduledSummary>,
+    ready: Vec<ReadySummary>,
+}
+
+fn see(engine: &Engine) -> Seen {
+    Seen {
+        counts: engine.counts(),
+        messages: engine.message_count() as u64,
+        scheduled: engine.scheduled_queues(),
+        ready: engine.ready_queues(),
+    }
+}
+
+async fn with_snapshot(
+    operations: &Operations,
+    render: impl FnOnce(&Snapshot<'_>) -> String,
+) -> Result<String, ApiError> {
+    let seen = operations.handle.query(|engine, _| see(engine)).await;
+    let Seen { counts, messages, scheduled, ready } = seen.ok_or_else(ApiError::stopping)?;
+    let world = operations.handle.world();
+    let spools = spools(operations).await;
+    let logs = world.logger.counters();
+    let logs = logs.map(|counters| LogSnapshot { counters, waiting: world.logger.waiting() });
+    Ok(render(&Snapshot {
+        counters: operations.handle.counters(),
+        counts,
+        messages,
+        scheduled: &scheduled,
+        ready: &ready,
+        spools: &spools,
+        memory: world.host.memory(),
+        logs,
+        lua_idle_states: world.policy.idle_states() as u64,
+    }))
+}
+
+async fn spools(operations: &Operations) -> Vec<SpoolSnapshot> {
+    let (data, meta) = &operations.spool_paths;
+    let families = match data == meta {
+        true => vec![("data and meta", data, Family::Data)],
+        false => vec![("data", data, Family::Data), ("meta", meta, Family::Meta)],
+    };
+    let spool = &operations.handle.world().spool;
+    let mut spools = Vec::new();
+    for (name, path, family) in families {
+        let free = timeout(FREE_SPACE, spool.free_space(family)).await.ok().and_then(Result::ok);
+        spools.push(SpoolSnapshot {
+            name: name.into(),
+            path: path.clone(),
+            properties: spool.properties(family),
+            free,
+            load_shed: false,
+        });
+    }
+    spools
+}
+
+// ---- Queues -----------------------------------------------------------------------------------------------
+
+pub async fn queue_summary(
+    State(operations): State<Operations>,
+    Query(query): Query<QueueSummaryQuery>,
+) -> Result<Json<QueueSummary>, ApiError> {
+    let look = operations.handle.query(move |engine, _| summarize(engine, &query)).await;
+    look.map(Json).ok_or_else(ApiError::stopping)
+}
+
+fn summarize(engine: &Engine, query: &QueueSummaryQuery) -> QueueSummary {
+    let wanted = |name: &str| {
+        query.domain.as_deref().is_none_or(|domain| {
+            let name = QueueName::parse(name);
+            name.domain == domain || name.routing_domain == Some(domain)
+        })
+    };
+    let mut scheduled: Vec<ScheduledQueue> = engine
+        .scheduled_queues()
+        .into_iter()
+        .filter(|queue| wanted(&queue.name))
+        .map(|queue| ScheduledQueue {
+            name: queue.name,
+            messages: queue.messages,
+            waiting: queue.waiting,
+            blocked: queue.blocked.as_ref().map(explain::describe),
+        })
+        .collect();
+    let mut ready: Vec<ReadyQueue> = engine
+        .ready_queues()
+        .into_iter()
+        .map(|queue| ReadyQueue {
+            held: queue.held.as_ref().map(|held| engine.describe_held(held)),
+            name: queue.name,
+            site: queue.site,
+            source: queue.source,
+            pool: queue.pool,
+            ready: queue.ready,
+            in_flight: queue.in_flight,
+            connections: queue.connections,
+            connection_limit: queue.connection_limit,
+            suspended: queue.suspended,
+        })
+        .collect();
+    let totals = QueueSummary {
+        scheduled_queues: scheduled.len() as u64,
+        scheduled_messages: scheduled.iter().map(|queue| queue.messages).sum(),
+        ready_queues: ready.len() as u64,
+        ready_messages: ready.iter().map(|queue| queue.ready).sum(),
+        ..QueueSummary::default()
+    };
+    if query.by_volume {
+        scheduled.sort_by_key(|queue| std::cmp::Reverse(queue.messages));
+        ready.sort_by_key(|queue| std::cmp::Reverse(queue.ready));
+    }
+    let limit = query.limit.unwrap_or(usize::MAX);
+    scheduled.truncate(limit);
+    ready.truncate(limit);
+    QueueSummary { scheduled, ready, ..totals }
+}
+
+// ---- A message --------------------------------------------------------------------------------------------
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MessageQuery {
+    id: String,
+    #[serde(default)]
+    want_body: bool,
+}
+
+pub async fn message(
+    State(operations): State<Operations>,
+    Query(query): Query<MessageQuery>,
+) -> Result<Json<InspectMessage>, ApiError> {
+    let id = parse_id(&query.id)?;
+    let read = operations.handle.read_message(id).await;
+    let read = read.map_err(|why| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, why))?;
+    let missing = || ApiError::new(StatusCode::NOT_FOUND, format!("no such message {id}"));
+    let message = read.ok_or_else(missing)?;
+    Ok(Json(InspectMessage { id: id.to_string(), message: describe(&message, query.want_body) }))
+}
+
+fn parse_id(text: &str) -> Result<SpoolId, ApiError> {
+    text.parse()
+        .map_err(|error: kumo_core::id::SpoolIdError| ApiError::unprocessable(error.to_string()))
+}
+
+fn describe(message: &Message, want_body: bool) -> MessageInformation {
+    let recipients = &message.envelope.recipients;
+    let remaining = message.remaining.iter().filter_map(|index| recipients.get(index as usize));
+    let mut remaining: Vec<String> = remaining.map(Mailbox::as_str).map(String::from).collect();
+    let recipient = match remaining.len() {
+        1 => OneOrMany::One(remaining.remove(0)),
+        _ => OneOrMany::Many(remaining),
+    };
+    let expires = message.schedule.expires;
+    MessageInformation {
+        sender: message.envelope.sender.as_str().into(),
+        recipient,
+        meta: message.meta.clone(),
+        data: want_body.then(|| String::from_utf8_lossy(&message.body).into_owned()),
+        due: message.schedule.due.map(Moment),
+        num_attempts: Some(message.attempts),
+        scheduling: expires.map(|expires| Scheduling { expires: Moment(expires) }),
+    }
+}
+
+// ---- Why --------------------------------------------------------------------------------------------------
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainQuery {
+    message: Option<String>,
+    queue: Option<String>,
+    source: Option<String>,
+}
+
+pub async fn explain(
+    State(operations): State<Operations>,
+    Query(query): Query<ExplainQuery>,
+) -> Result<Json<Explanation>, ApiError> {
+    let ExplainQuery { message, queue, source } = query;
+    let (what, look) = match (message, queue, source) {
+        (Some(id), None, None) => {
+            let id = parse_id(&id)?;
+            let look =
+                operations.handle.query(move |engine, now| (engine.explain_message(id), now));
+            (format!("message {id}"), look.await)
+        }
+        (None, Some(name), None) => {
+            let what = format!("queue {name}");
+            let look =
+                operations.handle.query(move |engine, now| (engine.explain_queue(&name), now));
+            (what, look.await)
+        }
+        (None, None, Some(name)) => {
+            let what = format!("source {name} in use");
+            let look =
+                operations.handle.query(move |engine, now| (engine.explain_source(&name), now));
+            (what, look.await)
+        }
+        _ => return Err(ApiError::unprocessable("give one of message, queue and source")),
+    };
+    let (explained, now) = look.ok_or_else(ApiError::stopping)?;
+    let missing = || ApiError::new(StatusCode::NOT_FOUND, format!("no such {what}"));
+    let explained = explained.ok_or_else(missing)?;
+    Ok(Json(Explanation {
+        subject: explained.subject,
+        next_action: explained.next_action,
+        earliest: explained.earliest.map(Moment),
+        why: explained.why,
+        now: Moment(now.wall),
+    }))
+}
