@@ -62,7 +62,7 @@ impl Sender {
                 Err(error @ ClientError::Unreachable { .. }) => {
                     failures_in_a_row += 1;
                     self.run.failed(count, &error.to_string());
-                    if !self.run.may_reconnect("connecting failed", failures_in_a_row).await {
+                    if !self.run.back_off(failures_in_a_row).await {
                         return;
                     }
                 }

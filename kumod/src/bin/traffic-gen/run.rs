@@ -26,6 +26,8 @@ pub struct Run {
     next: AtomicU64,
     stopped: watch::Sender<bool>,
     was_connected: AtomicBool,
+    /// Trouble ended the run, or a worker, before its time.
+    cut_short: AtomicBool,
     accepted: AtomicU64,
     failed: AtomicU64,
     unknown: AtomicU64,
@@ -64,6 +66,7 @@ impl Run {
             next: AtomicU64::new(0),
             stopped: watch::Sender::new(false),
             was_connected: AtomicBool::new(false),
+            cut_short: AtomicBool::new(false),
             accepted: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
@@ -128,10 +131,18 @@ impl Run {
         self.note(count, why);
     }
 
-    /// False: that was one failure in a row too many, or the run is over.
-    pub async fn may_reconnect(&self, why: &str, failures_in_a_row: u32) -> bool {
+    /// What keeps messages from being sent, without being a message's fault.
+    pub fn trouble(&self, why: &str) {
         self.note(1, why);
-        if failures_in_a_row >= CONNECT_FAILURES || self.is_over() {
+    }
+
+    /// Before connecting anew. False: that was one failure in a row too many, or the run is over.
+    pub async fn back_off(&self, failures_in_a_row: u32) -> bool {
+        if failures_in_a_row >= CONNECT_FAILURES {
+            self.cut_short.store(true, Ordering::Relaxed);
+            return false;
+        }
+        if self.is_over() {
             return false;
         }
         let wait = Duration::from_millis(100 << failures_in_a_row.min(6)).min(BACK_OFF_MAX);
@@ -140,6 +151,7 @@ impl Run {
 
     fn note(&self, count: u64, why: &str) {
         if !self.keep_going {
+            self.cut_short.store(true, Ordering::Relaxed);
             self.stopped.send_replace(true);
         }
         let mut failures = self.failures.lock().expect("nothing panics while holding it");
@@ -154,12 +166,15 @@ impl Run {
             failures.iter().map(|(text, count)| (text.clone(), *count)).collect();
         failures.sort_by(|a, b| b.1.cmp(&a.1));
         failures.truncate(FAILURES_TOLD);
+        let accepted = self.accepted.load(Ordering::Relaxed);
+        let is_cut_short = self.cut_short.load(Ordering::Relaxed);
         Report {
             elapsed: self.started.elapsed(),
-            accepted: self.accepted.load(Ordering::Relaxed),
+            accepted,
             failed: self.failed.load(Ordering::Relaxed),
             unknown: self.unknown.load(Ordering::Relaxed),
             was_connected: self.was_connected.load(Ordering::Relaxed),
+            is_cut_short: is_cut_short && self.limit != Some(accepted),
             p50: self.latencies.quantile(0.5),
             p99: self.latencies.quantile(0.99),
             failures,

@@ -57,17 +57,20 @@ pub async fn start(
 async fn work(target: Arc<Target>, template: Arc<Template>, run: Arc<Run>, mut random: Random) {
     let mut failures_in_a_row = 0;
     loop {
-        let lost = match Connection::open(&target).await {
+        match Connection::open(&target).await {
             Ok(connection) => {
                 run.connected();
                 failures_in_a_row = 0;
-                send_all(connection, &template, &run, &mut random).await
+                if let End::Over = send_all(connection, &template, &run, &mut random).await {
+                    return;
+                }
             }
-            Err(why) => Err(why),
-        };
-        let Err(Lost(why)) = lost else { return };
-        failures_in_a_row += 1;
-        if !run.may_reconnect(&why, failures_in_a_row).await {
+            Err(Lost(why)) => {
+                failures_in_a_row += 1;
+                run.trouble(&why);
+            }
+        }
+        if !run.back_off(failures_in_a_row).await {
             return;
         }
     }
@@ -78,7 +81,7 @@ async fn send_all(
     template: &Template,
     run: &Run,
     random: &mut Random,
-) -> Result<(), Lost> {
+) -> End {
     while let Some(mut numbers) = run.take(1).await {
         let number = numbers.next().expect("one was given");
         let recipient = template.recipient(number, random);
@@ -86,18 +89,25 @@ async fn send_all(
         match connection.send(&recipient, &content).await {
             Sent::Accepted(latency) => run.accepted(1, latency),
             Sent::Refused(why) => run.failed(1, &why),
-            Sent::NotSent(lost) => {
-                run.failed(1, &lost.0);
-                return Err(lost);
+            Sent::NotSent(Lost(why)) => {
+                run.failed(1, &why);
+                return End::Lost;
             }
-            Sent::Unknown(lost) => {
-                run.unknown(1, &lost.0);
-                return Err(lost);
+            Sent::Unknown(Lost(why)) => {
+                run.unknown(1, &why);
+                return End::Lost;
             }
         }
     }
     connection.quit().await;
-    Ok(())
+    End::Over
+}
+
+/// Of a connection.
+enum End {
+    /// There is nothing more to send.
+    Over,
+    Lost,
 }
 
 /// The connection is of no use any more, and why.
