@@ -5,6 +5,7 @@
 //! - [`smtp::client`]: the sending side, likewise.
 //! - [`engine`]: what the control plane can be told and what it can want.
 //! - [`commit`]: who waits for which batch of the spool, its order, deadlines and undo.
+//! - [`journal`]: the inputs of the engine written down, and run again.
 //! - [`record`]: the versioned, checksummed spool record.
 //! - [`config`]: the types behind every `make_*` and `start_*` option.
 //! - [`port`]: what the outside must offer.
@@ -35,6 +36,7 @@ pub mod date;
 pub mod engine;
 pub mod header;
 pub mod id;
+pub mod journal;
 pub mod limits;
 pub mod log;
 pub mod message;

@@ -1,5 +1,6 @@
 //! The daemon's life: policy, spool, logs, node, until a signal. Invariant: what can't start says so in one line and
 //! leaves nothing half-started; what was started is stopped in the opposite order, logs last.
+use crate::diagnostics::Diagnostics;
 use crate::logs::{LocalLogger, node_id};
 use crate::policy::{Loaded, LuaPolicy, PolicyOptions, Setup};
 use crate::world::RealWorld;
@@ -23,6 +24,7 @@ const LOG_STOP: Duration = Duration::from_secs(5);
 pub struct Options {
     pub policy: PathBuf,
     pub journal: Option<PathBuf>,
+    pub diagnostics: Diagnostics,
 }
 
 /// Runs until SIGINT or SIGTERM. The error is for stderr as it is.
@@ -43,7 +45,7 @@ pub async fn run(options: Options) -> Result<(), String> {
         spool,
         network: RealNetwork::from_system().map_err(|error| error.to_string())?,
         resolver: RealResolver::from_system().map_err(|error| error.to_string())?,
-        files: RealFiles::new(&host.hostname(), options.journal),
+        files: RealFiles::new(&host.hostname(), options.journal.clone()),
         policy,
         logger,
         host,
@@ -53,6 +55,7 @@ pub async fn run(options: Options) -> Result<(), String> {
         listeners: setup.esmtp_listeners,
         sync,
         body_cache_octets: BODY_CACHE_OCTETS,
+        journal: options.journal.is_some(),
         seed,
     };
     let node = Node::start(world, config).await.map_err(|error| error.to_string())?;

@@ -1,12 +1,15 @@
-//! kumod: the product around kumo-core and kumo-driver: Lua [`policy`], local [`logs`], the [`http`] API, and the
-//! [`daemon`] that puts them together with io-real's ports ([`world`]).
+//! kumod: the product around kumo-core and kumo-driver: Lua [`policy`], local
+//! [`logs`], [`metrics`], [`diagnostics`], the [`http`] API, and the [`daemon`] that puts
+//! them together with io-real's ports ([`world`]).
 //!
 //! # Architecture invariants
 //! - Only `policy` names mlua, only `http` names axum.
 //! - Nothing here decides about a message; what operators see is put into words here.
 pub mod daemon;
+pub mod diagnostics;
 pub mod http;
 pub mod logs;
+pub mod metrics;
 pub mod policy;
 pub mod privileges;
 pub mod world;

@@ -1,9 +1,11 @@
 //! The `kumod` binary: command line, privileges, runtime; then [`kumod::daemon`], or `--validate`, or `--script`.
 use clap::Parser;
+use kumod::diagnostics::{DiagnosticOptions, Diagnostics, Format};
 use kumod::policy::{self, PolicyOptions};
 use kumod::{daemon, privileges};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 
 /// A mail transfer agent for people who send a lot of mail.
 ///
@@ -31,6 +33,14 @@ struct Arguments {
     /// Writes every input of the engine into this folder, for replay.
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
+
+    /// Writes diagnostics into hourly files in this folder instead of stderr.
+    #[arg(long, value_name = "DIR")]
+    diag_log_dir: Option<PathBuf>,
+
+    /// How diagnostics look: pretty, full, compact or json. What is logged is KUMOD_LOG's to say.
+    #[arg(long, value_name = "FORMAT", default_value = "full", value_parser = Format::from_str)]
+    diag_format: Format,
 
     /// Arguments of a script.
     #[arg(last = true, requires = "script")]
@@ -65,6 +75,11 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
 }
 
 async fn serve(arguments: Arguments) -> Result<ExitCode, String> {
+    let diagnostics = Diagnostics::start(&DiagnosticOptions {
+        format: arguments.diag_format,
+        directory: arguments.diag_log_dir.clone(),
+        filter: None,
+    })?;
     let options = PolicyOptions::default();
     if arguments.validate {
         return validate(&arguments, options).await;
@@ -73,7 +88,8 @@ async fn serve(arguments: Arguments) -> Result<ExitCode, String> {
         let done = policy::script(&arguments.policy, &arguments.arguments, options).await;
         return done.map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string());
     }
-    let options = daemon::Options { policy: arguments.policy, journal: arguments.journal };
+    let options =
+        daemon::Options { policy: arguments.policy, journal: arguments.journal, diagnostics };
     daemon::run(options).await.map(|()| ExitCode::SUCCESS)
 }
 

@@ -138,6 +138,9 @@ impl Engine {
             }
             _ => {}
         }
+        let promoted = &mut self.queues[queue].promoted;
+        *promoted -= u64::from(old.is_promoted());
+        *promoted += u64::from(place.is_promoted());
         let moves = moves.wrapping_add(1);
         let message = &mut self.messages[handle];
         (message.place, message.moves) = (place, moves);

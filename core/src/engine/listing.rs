@@ -1,5 +1,4 @@
 //! What there is, for operators: queues with their counts, entries in force, totals. Reads only.
-use super::model::Place;
 use super::{AdminEntry, Block, Engine, Held, ReadySuspension};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -60,21 +59,18 @@ impl Engine {
         self.sessions.len()
     }
 
-    /// Scheduled queues in order of name. Walks every message once.
+    /// Scheduled queues in order of name.
     pub fn scheduled_queues(&self) -> Vec<ScheduledSummary> {
-        let summary = |queue: super::model::QueueHandle| {
-            let scheduled = &self.queues[queue];
-            let elsewhere = self.messages_of(queue).into_iter().filter(|message| {
-                matches!(self.messages[*message].place, Place::Ready(_) | Place::InFlight)
-            });
-            ScheduledSummary {
-                name: scheduled.name.as_ref().into(),
-                messages: scheduled.count - elsewhere.count() as u64,
-                waiting: scheduled.waiting.len() as u64,
-                blocked: scheduled.block.clone(),
-            }
-        };
-        let mut all: Vec<ScheduledSummary> = self.queues.iter().map(|(q, _)| summary(q)).collect();
+        let mut all: Vec<ScheduledSummary> = self
+            .queues
+            .iter()
+            .map(|(_, queue)| ScheduledSummary {
+                name: queue.name.as_ref().into(),
+                messages: queue.count - queue.promoted,
+                waiting: queue.waiting.len() as u64,
+                blocked: queue.block.clone(),
+            })
+            .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }

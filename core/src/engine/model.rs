@@ -69,6 +69,12 @@ pub(super) enum Place {
     Unremoved,
 }
 
+impl Place {
+    pub fn is_promoted(self) -> bool {
+        matches!(self, Place::Ready(_) | Place::InFlight)
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Message {
     pub id: SpoolId,
@@ -250,6 +256,8 @@ pub(super) struct ScheduledQueue {
     /// All messages, whatever their place.
     pub first: Option<MessageHandle>,
     pub count: u64,
+    /// Those of them that are in a ready queue or in flight.
+    pub promoted: u64,
     pub armed: Mono,
     pub empty_since: Mono,
     /// On the engine's work list.
@@ -270,6 +278,7 @@ impl ScheduledQueue {
             block: None,
             first: None,
             count: 0,
+            promoted: 0,
             armed: NEVER,
             empty_since: Mono(0),
             listed: false,

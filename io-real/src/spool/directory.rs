@@ -138,3 +138,82 @@ fn describe_process() -> String {
          give it a directory that it may write to"
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+    use tempfile::TempDir;
+
+    const NOBODY: u32 = 65_534;
+
+    #[test]
+    fn a_directory_is_made_with_its_parents_and_left_empty() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("a/b/c");
+        prepare(&path).unwrap();
+        prepare(&path).unwrap();
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o700, 0o700);
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_named() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "x").unwrap();
+        let error = prepare(&path).unwrap_err();
+        let expected = format!("spool directory {} is not usable: making a file", path.display());
+        assert!(error.text.starts_with(&expected), "{error}");
+    }
+
+    /// Runs `work` in a thread with other ids. Linux keeps them for each thread; only libc's wrappers change them all.
+    fn with_ids<T: Send>(real: u32, effective: u32, work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                // SAFETY: setresuid(2) takes three numbers and touches no memory.
+                let result = unsafe { libc::syscall(libc::SYS_setresuid, real, effective, 0) };
+                assert_eq!(result, 0, "changing ids: {}", io::Error::last_os_error());
+                work()
+            });
+            thread.join().expect("the thread didn't panic")
+        })
+    }
+
+    fn am_root() -> bool {
+        // SAFETY: geteuid takes nothing and can't fail.
+        unsafe { libc::geteuid() == 0 }
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_described_with_owner_mode_and_ids() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("spool");
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o500)).unwrap();
+        let error = match am_root() {
+            true => with_ids(NOBODY, NOBODY, || prepare(&path)).unwrap_err(),
+            false => prepare(&path).unwrap_err(),
+        };
+        assert!(error.text.contains("Permission denied"), "{error}");
+        let owner = fs::metadata(&path).unwrap().uid();
+        let expected = format!("the directory {} belongs to uid {owner} gid ", path.display());
+        assert!(error.text.contains(&expected), "{error}");
+        assert!(error.text.contains("with mode 0500"), "{error}");
+        if am_root() {
+            let ids = format!("real uid {NOBODY} gid 0 and effective uid {NOBODY} gid 0");
+            assert!(error.text.contains(&ids), "{error}");
+        }
+    }
+
+    #[test]
+    fn privileges_dropped_by_half_are_noticed() {
+        assert!(am_root(), "only root can drop privileges by half: run this test as root");
+        let directory = TempDir::new().unwrap();
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o700)).unwrap();
+        let error = with_ids(NOBODY, 0, || prepare(directory.path())).unwrap_err();
+        assert!(error.text.contains("access(2) denies it"), "{error}");
+    }
+}

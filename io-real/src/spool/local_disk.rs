@@ -442,3 +442,135 @@ fn sync_file_system(root: &Path) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    fn key(number: u8) -> SpoolId {
+        SpoolId([0xab, 0xcd, 0xef, number, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15])
+    }
+
+    fn put(number: u8) -> SpoolOperation {
+        let value = Bytes::from(vec![number; 100]);
+        SpoolOperation::Put { family: Family::Meta, key: key(number), value }
+    }
+
+    fn delete(number: u8) -> SpoolOperation {
+        SpoolOperation::Delete { family: Family::Meta, key: key(number) }
+    }
+
+    fn scan(spool: &LocalDisk, keys_only: bool) -> ScanPage {
+        let family = Family::Meta;
+        spool.scan(ScanRequest { family, from: None, limit: 100, keys_only }).unwrap().page
+    }
+
+    fn entries(path: &Path) -> usize {
+        fs::read_dir(path).unwrap().count()
+    }
+
+    #[test]
+    fn files_lie_where_the_layout_says_and_folders_go_with_the_last_of_them() {
+        let root = TempDir::new().unwrap();
+        let spool = LocalDisk::open(root.path()).unwrap();
+        spool.apply(&[put(1), put(2)], SyncMode::Synced).unwrap();
+        let file = root.path().join("data/ab/cd/ef/01/0405060708090a0b0c0d0e0f");
+        assert_eq!(fs::read(&file).unwrap(), vec![1; 100]);
+        assert_eq!(entries(&root.path().join("new")), 0);
+        spool.apply(&[delete(1)], SyncMode::Synced).unwrap();
+        assert!(!root.path().join("data/ab/cd/ef/01").exists());
+        assert!(root.path().join("data/ab/cd/ef/02").exists());
+        spool.apply(&[delete(2)], SyncMode::Unsynced).unwrap();
+        assert_eq!(entries(&root.path().join("data")), 0);
+        spool.sync().unwrap();
+    }
+
+    #[test]
+    fn opening_empties_new_and_keeps_data() {
+        let root = TempDir::new().unwrap();
+        let spool = LocalDisk::open(root.path()).unwrap();
+        spool.apply(&[put(1)], SyncMode::Synced).unwrap();
+        spool.close().unwrap();
+        fs::write(root.path().join("new/half"), "x").unwrap();
+        let spool = LocalDisk::open(root.path()).unwrap();
+        assert_eq!(entries(&root.path().join("new")), 0);
+        assert_eq!(scan(&spool, true).entries, [(key(1), Bytes::new())]);
+        let lock = fs::read_to_string(root.path().join("lock")).unwrap();
+        assert_eq!(lock.trim(), std::process::id().to_string());
+    }
+
+    #[test]
+    fn a_scan_removes_the_empty_folders_it_meets() {
+        let root = TempDir::new().unwrap();
+        let spool = LocalDisk::open(root.path()).unwrap();
+        fs::create_dir_all(root.path().join("data/00/11/22/33")).unwrap();
+        spool.apply(&[put(1)], SyncMode::Synced).unwrap();
+        assert_eq!(scan(&spool, false).entries.len(), 1);
+        assert_eq!(entries(&root.path().join("data")), 1);
+        spool.sync().unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_damage_and_what_is_not_ours_is_left_alone() {
+        let root = TempDir::new().unwrap();
+        let spool = LocalDisk::open(root.path()).unwrap();
+        spool.apply(&[put(1), put(2), put(3)], SyncMode::Synced).unwrap();
+        let unreadable = root.path().join("data/ab/cd/ef/02/0405060708090a0b0c0d0e0f");
+        fs::remove_file(&unreadable).unwrap();
+        fs::create_dir(&unreadable).unwrap();
+        let foreign = root.path().join("data/ab/cd/ef/README");
+        fs::write(&foreign, "x").unwrap();
+        let not_a_folder = root.path().join("data/77");
+        fs::write(&not_a_folder, "x").unwrap();
+        let page = scan(&spool, false);
+        let ids: Vec<SpoolId> = page.entries.iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, [key(1), key(3)]);
+        assert_eq!(page.damaged.len(), 2, "{:?}", page.damaged);
+        assert!(page.damaged.iter().any(|line| line.contains(unreadable.to_str().unwrap())));
+        assert!(page.damaged.iter().any(|line| line.contains(not_a_folder.to_str().unwrap())));
+        assert!(foreign.exists());
+    }
+
+    #[test]
+    fn what_is_unsynced_is_remembered_until_synced_and_never_without_bound() {
+        let root = TempDir::new().unwrap();
+        let spool = LocalDisk::open(root.path()).unwrap();
+        let unsynced = |spool: &LocalDisk| {
+            let writer = spool.writer().unwrap();
+            (writer.unsynced.files.len(), writer.unsynced.folders.len())
+        };
+        spool.apply(&[put(1)], SyncMode::Unsynced).unwrap();
+        // data, ab, cd, ef got an entry each, and 01 got the file.
+        assert_eq!(unsynced(&spool), (1, 5));
+        spool.apply(&[put(2)], SyncMode::Synced).unwrap();
+        assert_eq!(unsynced(&spool), (0, 0));
+        spool.apply(&[put(3)], SyncMode::Unsynced).unwrap();
+        spool.apply(&[delete(3)], SyncMode::Unsynced).unwrap();
+        assert_eq!(unsynced(&spool), (0, 1));
+        spool.sync().unwrap();
+
+        let mut writer = spool.writer().unwrap();
+        for number in 0..=limits::LOCAL_DISK_UNSYNCED {
+            writer.unsynced.files.insert(PathBuf::from(number.to_string()));
+        }
+        writer.unsynced.limit();
+        assert!(writer.unsynced.everything && writer.unsynced.files.is_empty());
+        drop(writer);
+        spool.sync().unwrap();
+        assert!(!spool.writer().unwrap().unsynced.everything);
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_staged_changes_nothing() {
+        let root = TempDir::new().unwrap();
+        let spool = LocalDisk::open(root.path()).unwrap();
+        spool.apply(&[put(1)], SyncMode::Synced).unwrap();
+        // A folder stands where the file of the second would be written.
+        fs::create_dir(spool.temporary(key(3))).unwrap();
+        let error = spool.apply(&[delete(1), put(2), put(3)], SyncMode::Synced).unwrap_err();
+        assert!(error.text.contains(spool.temporary(key(3)).to_str().unwrap()), "{error}");
+        assert_eq!(scan(&spool, true).entries, [(key(1), Bytes::new())]);
+        assert!(!spool.temporary(key(2)).exists());
+    }
+}

@@ -3,6 +3,7 @@
 //! long. What an output asks for is done by other tasks, each of which answers with mail.
 use crate::client::{Command, SessionTask};
 use crate::concluder::Job;
+use crate::journal::{self, Journal};
 use crate::questions;
 use crate::shared::Shared;
 use crate::world::World;
@@ -10,6 +11,7 @@ use kumo_core::engine::{
     AdminCommand, AdminReply, CloseCause, Engine, Input, Outcome, Outcomes, Output,
 };
 use kumo_core::id::{OpId, SessionId};
+use kumo_core::journal::OutputHash;
 use kumo_core::time::{Duration, Now};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -38,6 +40,7 @@ const ADMIN_OPS: u64 = 1 << 63;
 pub(crate) struct EngineLoop<W: World> {
     shared: Arc<Shared<W>>,
     engine: Engine,
+    journal: Option<Journal>,
     sessions: HashMap<SessionId, SessionTask>,
     admin: HashMap<OpId, oneshot::Sender<AdminReply>>,
     next_admin: u64,
@@ -51,11 +54,13 @@ impl<W: World> EngineLoop<W> {
     pub fn new(
         shared: Arc<Shared<W>>,
         engine: Engine,
+        journal: Option<Journal>,
         stopped: oneshot::Sender<()>,
     ) -> EngineLoop<W> {
         EngineLoop {
             shared,
             engine,
+            journal,
             sessions: HashMap::new(),
             admin: HashMap::new(),
             next_admin: ADMIN_OPS,
@@ -68,6 +73,9 @@ impl<W: World> EngineLoop<W> {
     pub async fn run(mut self, mut mail: mpsc::Receiver<Mail>) {
         let mut taken = Vec::with_capacity(TAKEN_AT_ONCE);
         loop {
+            if let Some(journal) = &mut self.journal {
+                journal.rest(&self.engine, mail.is_empty());
+            }
             let wake = self.until_wake();
             tokio::select! {
                 biased;
@@ -105,9 +113,17 @@ impl<W: World> EngineLoop<W> {
     fn feed(&mut self, input: Input) {
         self.own.push_back(input);
         while let Some(input) = self.own.pop_front() {
-            self.engine.handle(self.shared.now(), input);
+            let now = self.shared.now();
+            let written = self.journal.is_some().then(|| input.clone());
+            let mut hash = written.as_ref().map(|_| OutputHash::default());
+            self.engine.handle(now, input);
             while let Some(output) = self.engine.poll() {
+                journal::add(&mut hash, &output);
                 self.perform(output);
+            }
+            if let (Some(journal), Some(input), Some(hash)) = (&mut self.journal, written, hash) {
+                journal.step(now, &input, &hash);
+                journal.rest(&self.engine, false);
             }
         }
     }

@@ -4,7 +4,7 @@
 //! - [`node`]: start, stop, and the [`node::Handle`] for the rest of the process.
 //! - `engine_loop`: one engine, one input at a time. `committer`: the only writer of the spool.
 //! - `server`, `intake`: mail comes in. `client`, `plan`, `local`: mail goes out. `concluder`: records and removals.
-//! - `questions`: policy and DNS for the engine. `enumeration`: what earlier lives left. `cache`: messages in memory.
+//! - `journal`: the engine's inputs to disk. `questions`: policy and DNS for the engine. `enumeration`: what earlier lives left. `cache`: messages in memory.
 //! - [`policy`], [`record`], [`world`]: ports that are the driver's own; [`counters`]: what it counts;
 //!   [`conformance`]: what every implementation of a port has to pass.
 //!
@@ -23,6 +23,7 @@ pub mod counters;
 mod engine_loop;
 mod enumeration;
 mod intake;
+mod journal;
 mod local;
 pub mod node;
 mod plan;

@@ -7,6 +7,7 @@ use crate::counters::Counters;
 use crate::engine_loop::{EngineLoop, Mail};
 use crate::enumeration;
 use crate::intake;
+use crate::journal::Journal;
 use crate::policy::{Generated, Policy};
 use crate::server::{self, Service};
 use crate::shared::{LoadError, Parts, Phase, Shared};
@@ -36,6 +37,8 @@ pub struct NodeConfig {
     /// False: `define_spool { flush = false }`.
     pub sync: bool,
     pub body_cache_octets: usize,
+    /// Whether the engine's inputs are written down.
+    pub journal: bool,
     /// Everything random in this life.
     pub seed: u64,
 }
@@ -81,8 +84,9 @@ impl<W: World> Node<W> {
             ..EngineConfig::default()
         };
         let (stopped, engine_stopped) = oneshot::channel();
+        let journal = config.journal.then(|| Journal::start(&shared, &engine_config, config.seed));
         let engine = Engine::new(engine_config, config.seed);
-        let engine_loop = EngineLoop::new(shared.clone(), engine, stopped);
+        let engine_loop = EngineLoop::new(shared.clone(), engine, journal, stopped);
         on_its_own_thread(&shared, engine_loop.run(engine_inbox));
         shared.spawn(concluder::run(shared.clone(), concluded));
         let (committer, control) = mpsc::channel(4);

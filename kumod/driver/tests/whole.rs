@@ -31,6 +31,7 @@ fn config() -> NodeConfig {
         listeners: vec![listener],
         sync: true,
         body_cache_octets: 1 << 20,
+        journal: true,
         seed: 1,
     }
 }
@@ -139,10 +140,14 @@ async fn one_message_goes_all_the_way() {
     assert!(node.handle().drained(PATIENCE).await);
     assert!(world.spool.len() == 0, "delivered mail leaves the spool");
     assert_eq!(kinds(&world), [RecordKind::Reception, RecordKind::Delivery]);
+    timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
+    let journal = world.files.journal.lock().unwrap()[&1].clone();
+    let replayed = kumo_core::journal::replay(&journal);
+    assert_eq!(replayed.end, kumo_core::journal::End::Complete);
+    assert!(replayed.steps > 5, "{replayed:?}");
     let body = sink.bodies.lock().unwrap()[0].clone();
     assert!(body.contains("\nReceived: from client.example"), "{body}");
     assert!(body.ends_with("Subject: hi\r\n\r\n.dot\r\nbye\r\n"), "{body}");
-    timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
 }
 
 #[tokio::test]
@@ -187,7 +192,7 @@ async fn a_maildir_gets_a_return_path() {
     let mut stream = client(&world.network).await;
     assert!(send(&mut stream, "joe@example.com").await.starts_with("250"));
     assert!(node.handle().drained(PATIENCE).await);
-    let delivery = world.files.0.lock().unwrap()[0].clone();
+    let delivery = world.files.delivered.lock().unwrap()[0].clone();
     assert_eq!(delivery.directory, "/mail/example.com/joe");
     assert!(delivery.content.starts_with(b"Return-Path: <a@client.example>\r\n"));
     timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");

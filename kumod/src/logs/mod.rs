@@ -1,8 +1,8 @@
 //! The local log: what happened to each message, as JSON lines in zstd segments (core.md 7.1 to 7.3).
 //!
-//! A record is rendered by the task that reports it, since copying what it borrows for another thread would cost more
-//! than writing the line out; the line goes into [`queue`], and one thread of its own ([`writer`]) compresses and
-//! writes ([`segment`]). So no disk holds up a runtime thread, and the disk's own trouble shows as back pressure.
+//! A record is rendered by the task that reports it: to copy what it borrows for another thread would come on top of the
+//! same rendering. The line goes into [`queue`], and one thread of its own ([`writer`]) compresses and writes
+//! ([`segment`]). So no disk holds up a runtime thread, and the disk's own trouble shows as back pressure.
 //!
 //! # Invariants
 //! - A record that `record` took is readable in its segment within a second, or waits for a disk that says no, which is

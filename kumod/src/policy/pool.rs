@@ -41,7 +41,6 @@ impl Pool {
         Ok(Lease { pool: self, state: Some(state), _permit: permit })
     }
 
-    #[cfg(test)]
     pub fn idle_states(&self) -> usize {
         lock(&self.idle).len()
     }

@@ -51,7 +51,7 @@ impl LuaPolicy {
         self.pool.program().warnings()
     }
 
-    #[cfg(test)]
+    /// States that wait for a question.
     pub fn idle_states(&self) -> usize {
         self.pool.idle_states()
     }

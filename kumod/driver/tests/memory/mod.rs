@@ -202,15 +202,19 @@ impl Host for ExecutorHost {
 }
 
 #[derive(Clone, Default)]
-pub struct Maildirs(pub Arc<Mutex<Vec<MaildirDelivery>>>);
+pub struct MemoryFiles {
+    pub delivered: Arc<Mutex<Vec<MaildirDelivery>>>,
+    pub journal: Arc<Mutex<BTreeMap<u64, Vec<u8>>>>,
+}
 
-impl Files for Maildirs {
+impl Files for MemoryFiles {
     async fn deliver_to_maildir(&self, delivery: MaildirDelivery) -> Result<String, String> {
         let name = delivery.name.clone();
-        self.0.lock().unwrap().push(delivery);
+        self.delivered.lock().unwrap().push(delivery);
         Ok(name)
     }
-    async fn append_to_journal(&self, _: u64, _: Vec<u8>) -> Result<(), String> {
+    async fn append_to_journal(&self, segment: u64, data: Vec<u8>) -> Result<(), String> {
+        self.journal.lock().unwrap().entry(segment).or_default().extend(data);
         Ok(())
     }
     async fn trim_journal(&self, _: u64) -> Result<(), String> {
@@ -296,7 +300,7 @@ pub struct MemoryWorld {
     pub spool: MemorySpool,
     pub network: MemoryNetwork,
     pub host: ExecutorHost,
-    pub files: Maildirs,
+    pub files: MemoryFiles,
     pub policy: FixedPolicy,
     pub lines: Lines,
 }
@@ -307,7 +311,7 @@ impl MemoryWorld {
             spool: MemorySpool::default(),
             network: MemoryNetwork::default(),
             host: ExecutorHost(Instant::now()),
-            files: Maildirs::default(),
+            files: MemoryFiles::default(),
             policy,
             lines: Lines::default(),
         }
@@ -319,7 +323,7 @@ impl World for MemoryWorld {
     type Network = MemoryNetwork;
     type Resolver = TableResolver;
     type Host = ExecutorHost;
-    type Files = Maildirs;
+    type Files = MemoryFiles;
     type Policy = FixedPolicy;
     type Recorder = Lines;
 
@@ -335,7 +339,7 @@ impl World for MemoryWorld {
     fn host(&self) -> &ExecutorHost {
         &self.host
     }
-    fn files(&self) -> &Maildirs {
+    fn files(&self) -> &MemoryFiles {
         &self.files
     }
     fn policy(&self) -> &FixedPolicy {

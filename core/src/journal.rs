@@ -1,0 +1,285 @@
+//! The engine's journal, format 1: its inputs as they came, with a hash of what followed from each, enough to run it again.
+//!
+//! A segment is a header, then frames; each frame is a length, a checksum and an [`Entry`]. It begins with an engine that can be
+//! made ([`Entry::Begin`]) or opened ([`Entry::Snapshot`]), so that any run of segments can be replayed from a segment's
+//! beginning. Invariants: [`replay`] never panics on damaged octets: where they stop making sense, it stops and says where;
+//! steps that follow a gap are replayed from the snapshot after it. Writing to disk is the driver's business.
+use crate::engine::{Engine, EngineConfig, Input, Output};
+use crate::limits::JOURNAL_ENTRY_OCTETS;
+use crate::time::Now;
+use alloc::vec::Vec;
+use crc::{CRC_32_ISCSI, Crc};
+use serde::{Deserialize, Serialize};
+
+/// Format and version. A later format changes the last octet and keeps reading this one.
+pub const HEADER: &[u8; 8] = b"kumodj\0\x01";
+/// Length and checksum of a frame, each four octets, least significant first.
+const FRAME_OCTETS: usize = 8;
+const CHECKSUM: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Entry<I> {
+    /// A new engine.
+    Begin {
+        config: EngineConfig,
+        seed: u64,
+    },
+    /// The engine's state, as [`snapshot`] wrote it.
+    Snapshot(Vec<u8>),
+    Step {
+        now: Now,
+        input: I,
+        outputs: u64,
+    },
+    /// So many inputs were left out because the disk was slow. A snapshot follows.
+    Gap {
+        inputs: u64,
+    },
+}
+
+/// Hashes the outputs of one input, in order.
+#[derive(Clone, Debug)]
+pub struct OutputHash(u64);
+
+impl Default for OutputHash {
+    fn default() -> OutputHash {
+        OutputHash(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl OutputHash {
+    pub fn add(&mut self, output: &Output) {
+        let octets = postcard::to_allocvec(output).expect("an output is plain data");
+        self.0 = octets.iter().fold(self.0, |hash, octet| {
+            (hash ^ u64::from(*octet)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+    }
+
+    pub fn value(&self) -> u64 {
+        self.0
+    }
+}
+
+fn frame(entry: &Entry<&Input>, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(&[0; FRAME_OCTETS]);
+    let payload = postcard::to_allocvec(entry).expect("an entry is plain data");
+    out.extend_from_slice(&payload);
+    let length = u32::try_from(payload.len()).expect("an entry is below its limit");
+    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    out[start + 4..start + 8].copy_from_slice(&CHECKSUM.checksum(&payload).to_le_bytes());
+}
+
+/// The beginning of the first segment.
+pub fn begin(config: &EngineConfig, seed: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(HEADER);
+    frame(&Entry::Begin { config: config.clone(), seed }, out);
+}
+
+/// The beginning of a later segment.
+pub fn continue_with(engine: &Engine, out: &mut Vec<u8>) {
+    out.extend_from_slice(HEADER);
+    snapshot(engine, out);
+}
+
+pub fn snapshot(engine: &Engine, out: &mut Vec<u8>) {
+    let state = postcard::to_allocvec(engine).expect("an engine is plain data");
+    frame(&Entry::Snapshot(state), out);
+}
+
+pub fn step(now: Now, input: &Input, outputs: &OutputHash, out: &mut Vec<u8>) {
+    frame(&Entry::Step { now, input, outputs: outputs.value() }, out);
+}
+
+pub fn gap(inputs: u64, out: &mut Vec<u8>) {
+    frame(&Entry::Gap { inputs }, out);
+}
+
+/// How a replay ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Every octet was read.
+    Complete,
+    /// The octets stop making sense at this offset, as after a crash while they were written.
+    Torn { offset: usize, why: &'static str },
+    /// The engine did something else than when the journal was written.
+    Differs { step: u64, offset: usize },
+}
+
+#[derive(Debug)]
+pub struct Replayed {
+    pub steps: u64,
+    /// Inputs that were left out of the journal.
+    pub missing: u64,
+    pub end: End,
+    /// As the journal leaves it; `None` if there was no beginning.
+    pub engine: Option<Engine>,
+}
+
+/// Runs a segment again and compares every hash.
+pub fn replay(segment: &[u8]) -> Replayed {
+    let mut replayed = Replayed { steps: 0, missing: 0, end: End::Complete, engine: None };
+    if !segment.starts_with(HEADER) {
+        let why = "it doesn't begin as a journal of format 1 does";
+        replayed.end = End::Torn { offset: 0, why };
+        return replayed;
+    }
+    let mut offset = HEADER.len();
+    while offset < segment.len() {
+        match read(&segment[offset..]) {
+            Ok((entry, length)) => {
+                if let Some(end) = take(entry, offset, &mut replayed) {
+                    replayed.end = end;
+                    return replayed;
+                }
+                offset += length;
+            }
+            Err(why) => {
+                replayed.end = End::Torn { offset, why };
+                return replayed;
+            }
+        }
+    }
+    replayed
+}
+
+fn read(octets: &[u8]) -> Result<(Entry<Input>, usize), &'static str> {
+    let head = octets.get(..FRAME_OCTETS).ok_or("a frame's head is cut short")?;
+    let number =
+        |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    let length = number(0) as usize;
+    if length > JOURNAL_ENTRY_OCTETS {
+        return Err("a frame is longer than an entry may be");
+    }
+    let end = FRAME_OCTETS + length;
+    let payload = octets.get(FRAME_OCTETS..end).ok_or("a frame is cut short")?;
+    if CHECKSUM.checksum(payload) != number(4) {
+        return Err("a frame's checksum doesn't match");
+    }
+    let entry = postcard::from_bytes(payload).map_err(|_| "an entry can't be read")?;
+    Ok((entry, end))
+}
+
+fn take(entry: Entry<Input>, offset: usize, replayed: &mut Replayed) -> Option<End> {
+    match entry {
+        Entry::Begin { config, seed } => replayed.engine = Some(Engine::new(config, seed)),
+        Entry::Snapshot(state) => match postcard::from_bytes(&state) {
+            Ok(engine) => replayed.engine = Some(engine),
+            Err(_) => return Some(End::Torn { offset, why: "a snapshot can't be read" }),
+        },
+        Entry::Gap { inputs } => {
+            replayed.missing += inputs;
+            replayed.engine = None;
+        }
+        Entry::Step { now, input, outputs } => {
+            let Some(engine) = &mut replayed.engine else {
+                return Some(End::Torn { offset, why: "a step without an engine before it" });
+            };
+            engine.handle(now, input);
+            let mut hash = OutputHash::default();
+            while let Some(output) = engine.poll() {
+                hash.add(&output);
+            }
+            replayed.steps += 1;
+            if hash.value() != outputs {
+                return Some(End::Differs { step: replayed.steps, offset });
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Admission, InsertReason};
+    use crate::id::SpoolIdGenerator;
+    use crate::recipients::RecipientSet;
+    use crate::time::{Mono, Wall};
+    use proptest::prelude::*;
+
+    fn now(n: u64) -> Now {
+        Now { mono: Mono(n * 1_000_000), wall: Wall(1_795_000_000_000_000_000) }
+    }
+
+    fn admission(n: u64) -> Input {
+        let id = SpoolIdGenerator::new(n).next(now(n).wall);
+        Input::Admit(Admission {
+            id,
+            queue: alloc::format!("{}.example", n % 7).into(),
+            recipients: 1,
+            remaining: RecipientSet::all(1),
+            size: 100,
+            attempts: 0,
+            due: None,
+            expires: None,
+            reason: InsertReason::Received,
+        })
+    }
+
+    fn run(engine: &mut Engine, n: u64, journal: &mut Vec<u8>) {
+        let input = admission(n);
+        engine.handle(now(n), input.clone());
+        let mut hash = OutputHash::default();
+        while let Some(output) = engine.poll() {
+            hash.add(&output);
+        }
+        step(now(n), &input, &hash, journal);
+    }
+
+    fn journal() -> Vec<u8> {
+        let config = EngineConfig::default();
+        let mut journal = Vec::new();
+        begin(&config, 9, &mut journal);
+        let mut engine = Engine::new(config, 9);
+        (0..20).for_each(|n| run(&mut engine, n, &mut journal));
+        gap(3, &mut journal);
+        (20..23).for_each(|n| run(&mut engine, n, &mut Vec::new()));
+        snapshot(&engine, &mut journal);
+        (23..30).for_each(|n| run(&mut engine, n, &mut journal));
+        journal
+    }
+
+    #[test]
+    fn a_journal_runs_again_over_a_gap_with_the_same_outputs() {
+        let replayed = replay(&journal());
+        assert_eq!((replayed.steps, replayed.missing, replayed.end), (27, 3, End::Complete));
+        assert_eq!(replayed.engine.unwrap().message_count(), 30);
+    }
+
+    #[test]
+    fn another_outcome_is_noticed() {
+        let mut journal = Vec::new();
+        begin(&EngineConfig::default(), 9, &mut journal);
+        step(now(1), &admission(1), &OutputHash::default(), &mut journal);
+        assert!(matches!(replay(&journal).end, End::Differs { step: 1, .. }));
+    }
+
+    #[test]
+    fn what_is_no_journal_is_said_to_be_none() {
+        assert!(matches!(replay(b"").end, End::Torn { offset: 0, .. }));
+        assert!(matches!(replay(b"kumodj\0\x02").end, End::Torn { offset: 0, .. }));
+    }
+
+    proptest! {
+        #[test]
+        fn a_cut_ends_cleanly(cut in 0usize..4000) {
+            let journal = journal();
+            let cut = cut.min(journal.len());
+            let replayed = replay(&journal[..cut]);
+            let differs = matches!(replayed.end, End::Differs { .. });
+            prop_assert!(!differs);
+            prop_assert!(replayed.steps <= 27);
+        }
+
+        #[test]
+        fn a_flipped_octet_ends_cleanly(at in 0usize..4000, bit in 0u8..8) {
+            let mut journal = journal();
+            let at = at % journal.len();
+            journal[at] ^= 1 << bit;
+            let replayed = replay(&journal);
+            let torn = matches!(replayed.end, End::Torn { .. });
+            prop_assert!(torn, "{:?}", replayed.end);
+        }
+    }
+}
