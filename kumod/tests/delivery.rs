@@ -8,7 +8,8 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use support::{
-    Behaviour, Client, Home, Kumod, PATIENCE, Sink, Sunk, Verdict, refuses_to_start, swaks, wait_for,
+    Behaviour, Client, Home, Kumod, PATIENCE, Sink, Sunk, Verdict, refuses_to_start, swaks,
+    wait_for,
 };
 
 /// Everything to one peer. `queue` and `path`: further options, as Lua fields.
@@ -37,18 +38,18 @@ const ENVELOPE: [&str; 4] = ["--from", "ann@client.example", "--to", "bob@sink.e
 fn a_message_from_swaks_arrives_as_it_was_sent_behind_its_trace_fields() {
     let (home, sink) = (Home::new(), Sink::start(()));
     let kumod = Kumod::start(&home.policy("", &relay_to(&sink.as_mx(), "", "")));
-    let content = "Subject: greetings\r\n\r\nfirst\r\n..two dots\r\n\r\nlast\r\n";
+    let content = "Subject: greetings\r\n\r\nfirst\r\n.dot\r\n\r\nlast";
     let mail = home.path("mail.eml");
     fs::write(&mail, content).unwrap();
-    let data = ["--data", mail.to_str().unwrap(), "--no-data-fixup"];
-    let (code, dialogue) = swaks(kumod.address(), &[&ENVELOPE[..], &data[..]].concat());
+    let data = format!("@{}", mail.display());
+    let (code, dialogue) = swaks(kumod.address(), &[&ENVELOPE[..], &["--data", &data]].concat());
     assert_eq!(code, 0, "{dialogue}");
     assert!(dialogue.contains("250 OK ids="), "{dialogue}");
 
     let sunk = first_sunk(&sink);
     assert_eq!(sunk.sender, "ann@client.example");
     assert_eq!(sunk.recipients, ["bob@sink.example"]);
-    assert!(sunk.content.ends_with(content.trim_end()), "{}", sunk.content);
+    assert!(sunk.content.trim_end().ends_with(content), "{}", sunk.content);
     assert!(sunk.header("Received").unwrap().contains("with ESMTP id "), "{}", sunk.content);
 
     let delivery = first_record(&home, "Delivery");
@@ -56,7 +57,7 @@ fn a_message_from_swaks_arrives_as_it_was_sent_behind_its_trace_fields() {
     assert_eq!(delivery["id"], reception["id"]);
     assert!(dialogue.contains(delivery["id"].as_str().unwrap()), "{dialogue}");
     assert_eq!(delivery["response"]["content"], "taken");
-    assert_eq!(delivery["num_attempts"], 0);
+    assert_eq!(delivery["num_attempts"], 1);
     kumod.stop();
 }
 
@@ -71,19 +72,22 @@ fn two_kumods_speak_tls_without_being_told_to() {
     assert_eq!(code, 0, "{dialogue}");
 
     let sunk = first_sunk(&sink);
-    assert!(sunk.header("Received").unwrap().contains("with ESMTPS (TLSv1_3:"), "{}", sunk.content);
+    assert!(sunk.header("Received").unwrap().contains("with ESMTPS (TLSv1.3:"), "{}", sunk.content);
     let over_tls = first_record(&near, "Delivery");
-    assert_eq!(over_tls["tls_protocol_version"], "TLSv1_3", "{over_tls}");
+    assert_eq!(over_tls["tls_protocol_version"], "TLSv1.3", "{over_tls}");
     let in_clear = first_record(&far, "Delivery");
     assert_eq!(in_clear.get("tls_protocol_version"), None, "{in_clear}");
     first.stop();
     second.stop();
 }
 
-/// Only ann, with her password, may relay; `relay_hosts` names nobody.
+/// Only ann, with her password, may relay.
 const ONLY_ANN: &str = "
     kumo.on('smtp_server_auth_plain', function(authz, authc, password)
       return authc == 'ann' and password == 'sesame'
+    end)
+    kumo.on('get_listener_domain', function(domain, listener, meta)
+      return kumo.make_listener_domain { relay_to = meta:get_meta('authz_id') == 'ann' }
     end)
 ";
 
@@ -95,7 +99,8 @@ fn passwords_are_asked_for_and_given_over_tls_only() {
     let second = Kumod::start(&far.policy(nobody, &policy));
     let mx = format!("[{}]:{}", second.address().ip(), second.address().port());
     let password = "enable_tls = 'OpportunisticInsecure', smtp_auth_plain_username = 'ann',
-        smtp_auth_plain_password = 'sesame', allow_smtp_auth_plain_without_valid_certificate = true";
+        smtp_auth_plain_password = { key_data = 'sesame' },
+        allow_smtp_auth_plain_without_valid_certificate = true";
     let policy = format!("{ONLY_ANN} {}", relay_to(&mx, "", password));
     let first = Kumod::start(&near.policy(nobody, &policy));
 
@@ -112,26 +117,116 @@ fn passwords_are_asked_for_and_given_over_tls_only() {
     assert_eq!(code, 0, "{dialogue}");
 
     let sunk = first_sunk(&sink);
-    let traces = sunk.content.matches("with ESMTPSA (TLSv1_3:").count();
+    let traces = sunk.content.matches("with ESMTPSA (TLSv1.3:").count();
     assert_eq!(traces, 2, "both hops with TLS and a password: {}", sunk.content);
     assert_eq!(sink.sunk().len(), 1);
     first.stop();
     second.stop();
 }
 
-/// Says 450 to the first two final dots.
-struct TwiceBusy;
+/// Says 450 to the first final dots.
+struct BusyFor(usize);
 
-impl Behaviour for TwiceBusy {
-    fn final_dot(&self, sunk: &Sunk) -> (Duration, Verdict) {
-        let _ = sunk;
-        (Duration::ZERO, Verdict::Taken)
+impl Behaviour for BusyFor {
+    fn final_dot(&self, _: &Sunk, before: usize) -> (Duration, Verdict) {
+        let busy = before < self.0;
+        (Duration::ZERO, if busy { Verdict::Says("450 4.2.1 busy") } else { Verdict::Taken })
+    }
+}
+
+/// A retry's moment counts from the failed attempt, whatever the process did in between; jitter is 5%.
+#[test]
+fn deferred_mail_keeps_its_attempts_and_its_due_time_over_a_restart() {
+    const INTERVAL: Duration = Duration::from_secs(2);
+    let (home, sink) = (Home::new(), Sink::start(BusyFor(2)));
+    let policy = home.policy("", &relay_to(&sink.as_mx(), "retry_interval = '2s'", ""));
+    let first = Kumod::start(&policy);
+    let mut client = Client::greet(first.address()).unwrap();
+    let sent = client.send("ann@client.example", &["bob@sink.example"], "Subject: x\r\n\r\nx\r\n");
+    assert_eq!(sent.unwrap().code, 250);
+    wait_for("the second attempt", PATIENCE, || (sink.sunk().len() == 2).then_some(()));
+    // The second failure doubles the wait: due four seconds after it.
+    wait_for("its record", PATIENCE, || {
+        (home.records_of("TransientFailure").len() == 2).then_some(())
+    });
+    std::thread::sleep(INTERVAL / 2);
+    first.stop();
+    let second = Kumod::start(&policy);
+    first_sunk(&sink);
+    first_record(&home, "Delivery");
+    second.stop();
+
+    let at: Vec<Instant> = sink.sunk().iter().map(|sunk| sunk.at).collect();
+    assert_eq!(at.len(), 3);
+    for (gap, expected) in [(at[1] - at[0], INTERVAL), (at[2] - at[1], INTERVAL * 2)] {
+        let early = expected.mul_f64(0.95) - Duration::from_millis(50);
+        let late = expected.mul_f64(1.05) + INTERVAL / 2;
+        assert!(gap > early && gap < late, "tried again after {gap:?} instead of {expected:?}");
+    }
+    let attempts = |kind: &str| -> Vec<Value> {
+        home.records_of(kind).into_iter().map(|record| record["num_attempts"].clone()).collect()
+    };
+    assert_eq!(attempts("TransientFailure"), [1, 2]);
+    assert_eq!(attempts("Delivery"), [3]);
+}
+
+/// Takes its time over a final dot, by the recipient's name.
+struct Slow;
+
+impl Behaviour for Slow {
+    fn final_dot(&self, sunk: &Sunk, before: usize) -> (Duration, Verdict) {
+        let delay = match sunk.recipients[0].as_str() {
+            "slow@sink.example" => Duration::from_secs(2),
+            "stuck@sink.example" if before < 2 => Duration::from_secs(60),
+            _ => Duration::ZERO,
+        };
+        (delay, Verdict::Taken)
     }
 }
 
 #[test]
-fn deferred_mail_keeps_its_attempts_and_its_due_time_over_a_restart() {
-    let _ = TwiceBusy;
+fn a_stop_takes_ten_seconds_at_most_tells_clients_and_loses_nothing() {
+    let (home, sink) = (Home::new(), Sink::start(Slow));
+    let policy = home.policy("", &relay_to(&sink.as_mx(), "", ""));
+    let mut kumod = Kumod::start(&policy);
+    let content = "Subject: x\r\n\r\nx\r\n";
+    let mut sender = Client::greet(kumod.address()).unwrap();
+    for recipient in ["slow@sink.example", "stuck@sink.example"] {
+        let reply = sender.send("ann@client.example", &[recipient], content).unwrap();
+        assert_eq!(reply.code, 250, "{reply:?}");
+    }
+    let mut idle = Client::greet(kumod.address()).unwrap();
+    let mut halfway = Client::greet(kumod.address()).unwrap();
+    halfway.begin("ann@client.example", &["never@sink.example"]).unwrap();
+    halfway.write(content).unwrap();
+    wait_for("both deliveries to wait for their verdict", PATIENCE, || {
+        (sink.sunk().len() == 2).then_some(())
+    });
+
+    kumod.terminate();
+    let asked = Instant::now();
+    for client in [&mut sender, &mut idle, &mut halfway] {
+        let reply = client.reply().unwrap();
+        assert_eq!(reply.code, 421, "{reply:?}");
+        assert!(reply.text.contains("shutting down"), "{reply:?}");
+        assert!(client.is_closed());
+    }
+    assert!(asked.elapsed() < Duration::from_secs(2), "told after {:?}", asked.elapsed());
+    let status = kumod.wait(PATIENCE);
+    let took = asked.elapsed();
+    assert!(status.success(), "{status}: {:?}", kumod.said());
+    assert!(took < Duration::from_millis(10_500), "the stop took {took:?}");
+    assert_eq!(home.records_of("Delivery").len(), 1, "the slow one was waited for");
+
+    let again = Kumod::start(&policy);
+    wait_for("the one without a verdict to be delivered", PATIENCE, || {
+        (home.records_of("Delivery").len() == 2).then_some(())
+    });
+    again.stop();
+    let mut recipients: Vec<String> =
+        sink.sunk().into_iter().flat_map(|sunk| sunk.recipients).collect();
+    recipients.sort();
+    assert_eq!(recipients, ["slow", "stuck", "stuck"].map(|name| format!("{name}@sink.example")));
 }
 
 #[test]
@@ -203,7 +298,9 @@ fn what_cant_start_says_why_in_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let home = Home::new();
-    let spools = |paths: &str| format!("local kumo = require 'kumo'\nkumo.on('init', function() {paths} end)");
+    let spools = |paths: &str| {
+        format!("local kumo = require 'kumo'\nkumo.on('init', function() {paths} end)")
+    };
     let spool = home.path("spool").display().to_string();
     let both = format!(
         "kumo.define_spool {{ name = 'data', path = '{spool}' }}

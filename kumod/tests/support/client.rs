@@ -69,7 +69,8 @@ impl Client {
             let line = &text[start..];
             if line.as_bytes().get(3) != Some(&b'-') {
                 let code = line.get(..3).and_then(|code| code.parse().ok());
-                let code = code.ok_or_else(|| io::Error::other(format!("not a reply: {line:?}")))?;
+                let code =
+                    code.ok_or_else(|| io::Error::other(format!("not a reply: {line:?}")))?;
                 return Ok(Reply { code, text });
             }
         }
@@ -90,7 +91,8 @@ fn expect(code: u16, reply: Reply) -> io::Result<Reply> {
 
 /// Its exit code and the dialogue.
 pub fn swaks(server: SocketAddr, arguments: &[&str]) -> (i32, String) {
-    let ran = Command::new("swaks").arg("--server").arg(server.to_string()).args(arguments).output();
+    let ran =
+        Command::new("swaks").arg("--server").arg(server.to_string()).args(arguments).output();
     let output = ran.unwrap_or_else(|error| {
         panic!("swaks can't be run ({error}); kumod/tools/setup.sh test installs it")
     });

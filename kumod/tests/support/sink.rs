@@ -25,7 +25,8 @@ pub trait Behaviour: Send + Sync + 'static {
         "250 2.1.5 ok"
     }
 
-    fn final_dot(&self, _sunk: &Sunk) -> (Duration, Verdict) {
+    /// `before`: how many final dots came before this one.
+    fn final_dot(&self, _sunk: &Sunk, _before: usize) -> (Duration, Verdict) {
         (Duration::ZERO, Verdict::Taken)
     }
 }
@@ -215,11 +216,12 @@ impl<B: Behaviour> Session<B> {
             at: Instant::now(),
             answered: None,
         };
-        let (delay, verdict) = self.behaviour.final_dot(&sunk);
-        let place = {
+        let (place, delay, verdict) = {
             let mut ledger = self.ledger.sunk.lock().unwrap();
+            let place = ledger.len();
+            let (delay, verdict) = self.behaviour.final_dot(&sunk, place);
             ledger.push(sunk);
-            ledger.len() - 1
+            (place, delay, verdict)
         };
         std::thread::sleep(delay);
         // Said to be taken before the peer can have heard it: it may be killed in between.
