@@ -5,6 +5,7 @@ mod client;
 mod home;
 mod process;
 mod sink;
+pub mod trace;
 
 pub use client::{Client, Reply, swaks};
 pub use home::Home;
