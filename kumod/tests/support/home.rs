@@ -1,0 +1,83 @@
+//! One kumod's folder: policy, spool, logs. Removed with the value.
+use serde_json::Value;
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+/// Whom kumod runs as where the tests run as root.
+pub const USER: &str = "nobody";
+
+pub struct Home {
+    folder: tempfile::TempDir,
+}
+
+impl Home {
+    pub fn new() -> Home {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        give_away(folder.path());
+        Home { folder }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Both spools and the logs in this folder, one listener on a port of the system's choice, and `handlers`.
+    /// `listener`: further options of the listener, as Lua fields.
+    pub fn policy(&self, listener: &str, handlers: &str) -> PathBuf {
+        let text = format!(
+            "local kumo = require 'kumo'
+             kumo.on('init', function()
+               kumo.define_spool {{ name = 'data', path = '{spool}' }}
+               kumo.define_spool {{ name = 'meta', path = '{spool}' }}
+               kumo.configure_local_logs {{ log_dir = '{logs}' }}
+               kumo.start_esmtp_listener {{ listen = '127.0.0.1:0', {listener} }}
+             end)
+             {handlers}",
+            spool = self.path("spool").display(),
+            logs = self.path("logs").display(),
+        );
+        self.policy_text(&text)
+    }
+
+    pub fn policy_text(&self, text: &str) -> PathBuf {
+        let path = self.path("policy.lua");
+        fs::write(&path, text).expect("the policy can be written");
+        path
+    }
+
+    /// What has been logged so far, in order; a segment may still be growing.
+    pub fn records(&self) -> Vec<Value> {
+        let Ok(entries) = fs::read_dir(self.path("logs")) else { return Vec::new() };
+        let mut segments: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        segments.sort();
+        segments.iter().flat_map(|segment| lines_of(segment)).collect()
+    }
+
+    pub fn records_of(&self, kind: &str) -> Vec<Value> {
+        self.records().into_iter().filter(|record| record["type"] == kind).collect()
+    }
+}
+
+/// The end of a frame that is still being written looks like damage to the decoder, so what comes before it counts.
+fn lines_of(segment: &Path) -> Vec<Value> {
+    let file = File::open(segment).expect("a segment that was listed");
+    let decoder = zstd::stream::read::Decoder::new(file).expect("a decoder");
+    let lines = BufReader::new(decoder).lines().map_while(Result::ok);
+    lines.map(|line| serde_json::from_str(&line).expect("each line is JSON")).collect()
+}
+
+fn give_away(folder: &Path) {
+    if !kumod::privileges::is_root() {
+        return;
+    }
+    let name = CString::new(USER).expect("no NUL in it");
+    // SAFETY: `name` outlives the call; the entry is read before anybody else can ask for another.
+    let (uid, gid) = unsafe {
+        let entry = libc::getpwnam(name.as_ptr());
+        assert!(!entry.is_null(), "this system has no user {USER:?}");
+        ((*entry).pw_uid, (*entry).pw_gid)
+    };
+    std::os::unix::fs::chown(folder, Some(uid), Some(gid)).expect("root may give a folder away");
+}

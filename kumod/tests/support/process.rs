@@ -1,0 +1,137 @@
+//! kumod as a child process, from its start to its end.
+use super::home::USER;
+use super::{PATIENCE, wait_for};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+pub struct Kumod {
+    child: Child,
+    addresses: Vec<SocketAddr>,
+    said: Arc<Mutex<Vec<String>>>,
+}
+
+/// `kumod --policy …`, as the user that tests run it as.
+fn command(policy: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kumod"));
+    command.args(arguments(policy));
+    command
+}
+
+fn arguments(policy: &Path) -> Vec<String> {
+    let mut arguments = vec!["--policy".into(), policy.display().to_string()];
+    if kumod::privileges::is_root() {
+        arguments.extend(["--user".into(), USER.into()]);
+    }
+    arguments
+}
+
+impl Kumod {
+    /// Returns once it says that it serves.
+    pub fn start(policy: &Path) -> Kumod {
+        Kumod::launch(policy).ready()
+    }
+
+    /// Returns at once; `address` is known after [`Kumod::ready`].
+    pub fn launch(policy: &Path) -> Kumod {
+        Kumod::run(command(policy))
+    }
+
+    /// Under strace, which writes `options`' calls of every thread to `trace`, with contents in hexadecimal and the
+    /// paths of descriptors. The child is kumod itself: strace is a grandchild that attaches to it.
+    pub fn start_traced(policy: &Path, calls: &str, trace: &Path) -> Kumod {
+        let mut command = Command::new("strace");
+        let calls = format!("trace={calls}");
+        command.args(["-D", "-f", "-y", "-xx", "-s", "100000", "-e", &calls, "-o"]).arg(trace);
+        command.arg(env!("CARGO_BIN_EXE_kumod")).args(arguments(policy));
+        Kumod::run(command).ready()
+    }
+
+    fn run(mut command: Command) -> Kumod {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let program = command.get_program().to_owned();
+        let mut child = command.spawn().unwrap_or_else(|error| {
+            panic!("{program:?} can't be run ({error}); kumod/tools/setup.sh test installs what is missing")
+        });
+        let stderr = child.stderr.take().expect("it is piped");
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let lines = said.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                lines.lock().unwrap().push(line);
+            }
+        });
+        Kumod { child, addresses: Vec::new(), said }
+    }
+
+    pub fn ready(mut self) -> Kumod {
+        wait_for("kumod to say that it serves", PATIENCE, || {
+            let ended = self.child.try_wait().expect("it is our child");
+            assert!(ended.is_none(), "kumod ended with {ended:?}: {:?}", self.said());
+            self.said().iter().any(|line| line == "initialization complete").then_some(())
+        });
+        let address = |line: &String| line.strip_prefix("smtp listener on ")?.parse().ok();
+        self.addresses = self.said().iter().filter_map(address).collect();
+        self
+    }
+
+    /// Its only listener's address.
+    pub fn address(&self) -> SocketAddr {
+        assert_eq!(self.addresses.len(), 1, "{:?}", self.said());
+        self.addresses[0]
+    }
+
+    pub fn said(&self) -> Vec<String> {
+        self.said.lock().unwrap().clone()
+    }
+
+    /// SIGTERM, without waiting for what becomes of it.
+    pub fn terminate(&self) {
+        self.signal(libc::SIGTERM);
+    }
+
+    fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.child.id()).expect("a process id");
+        // SAFETY: a plain system call on values; the child isn't waited for yet, so the id is still its own.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "kumod can't be signalled");
+    }
+
+    pub fn wait(&mut self, patience: Duration) -> ExitStatus {
+        wait_for("kumod to end", patience, || self.child.try_wait().expect("it is our child"))
+    }
+
+    /// SIGTERM; it must end well.
+    pub fn stop(mut self) {
+        self.terminate();
+        let status = self.wait(PATIENCE);
+        assert!(status.success(), "kumod ended with {status}: {:?}", self.said());
+    }
+
+    /// SIGKILL; returns once it is gone.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it is our child");
+    }
+}
+
+impl Drop for Kumod {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What kumod says when it has to end at once, with exit code 1.
+pub fn refuses_to_start(policy: &Path) -> Vec<String> {
+    let mut kumod = Kumod::launch(policy);
+    let status = kumod.wait(PATIENCE);
+    assert_eq!(status.code(), Some(1), "{:?}", kumod.said());
+    // The reading thread has the last lines once the pipe is closed, which the end of the process does.
+    wait_for("a line on stderr", PATIENCE, || {
+        let said = kumod.said();
+        (!said.is_empty()).then_some(said)
+    })
+}
