@@ -206,25 +206,16 @@ async fn a_torn_or_garbage_tail_of_the_log_costs_nothing_that_was_synced() {
     let directory = TempDir::new().unwrap();
     let spool = open(directory.path());
     fill(&spool, Family::Meta, 0..MESSAGES, 1_000).await;
-    let garbage = |log: &Path| {
-        let mut content = fs::read(log).unwrap();
-        content.extend_from_slice(&[0xee; 10_000]);
-        fs::write(log, content).unwrap();
-    };
-    let zeros = |log: &Path| {
-        let mut content = fs::read(log).unwrap();
-        content.extend_from_slice(&[0; 10_000]);
-        fs::write(log, content).unwrap();
-    };
-    let cut = |log: &Path| {
-        let content = fs::read(log).unwrap();
-        fs::write(log, &content[..content.len() - 10]).unwrap();
-    };
-    let tails: [(&str, &dyn Fn(&Path), u32); 3] =
-        [("garbage", &garbage, 0), ("zeros", &zeros, 0), ("cut", &cut, 1)];
-    for (tail, spoil, lost) in tails {
+    let synced = fs::read(files(directory.path(), "log").last().unwrap()).unwrap();
+    let tails = [
+        ("sound", synced.clone(), 0),
+        ("garbage", [&synced[..], &[0xee; 10_000]].concat(), 0),
+        ("zeros", [&synced[..], &[0; 10_000]].concat(), 0),
+        ("cut", synced[..synced.len() - 10].to_vec(), 1),
+    ];
+    for (tail, log, lost) in tails {
         let copy = crash_copy(directory.path());
-        spoil(files(copy.path(), "log").last().unwrap());
+        fs::write(files(copy.path(), "log").last().unwrap(), log).unwrap();
         let spool = open(copy.path());
         assert_eq!(spool.damage_at_open(), Vec::<String>::new(), "{tail}");
         let served = serve(&spool, Family::Meta, 1_000).await;
