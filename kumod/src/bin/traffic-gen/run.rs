@@ -164,7 +164,7 @@ impl Run {
         let failures = self.failures.lock().expect("nothing panics while holding it");
         let mut failures: Vec<(String, u64)> =
             failures.iter().map(|(text, count)| (text.clone(), *count)).collect();
-        failures.sort_by(|a, b| b.1.cmp(&a.1));
+        failures.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         failures.truncate(FAILURES_TOLD);
         let accepted = self.accepted.load(Ordering::Relaxed);
         let is_cut_short = self.cut_short.load(Ordering::Relaxed);

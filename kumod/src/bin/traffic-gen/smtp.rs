@@ -89,7 +89,7 @@ async fn send_all(
         match connection.send(&recipient, &content).await {
             Sent::Accepted(latency) => run.accepted(1, latency),
             Sent::Refused(why) => run.failed(1, &why),
-            Sent::NotSent(Lost(why)) => {
+            Sent::Cut(Lost(why)) => {
                 run.failed(1, &why);
                 return End::Lost;
             }
@@ -118,7 +118,7 @@ enum Sent {
     Accepted(Duration),
     Refused(String),
     /// Lost before the content was complete.
-    NotSent(Lost),
+    Cut(Lost),
     /// Lost after that.
     Unknown(Lost),
 }
@@ -199,10 +199,10 @@ impl Connection {
         match self.envelope(recipient).await {
             Ok(None) => {}
             Ok(Some(why)) => return Sent::Refused(why),
-            Err(lost) => return Sent::NotSent(lost),
+            Err(lost) => return Sent::Cut(lost),
         }
         if let Err(lost) = self.write(content).await {
-            return Sent::NotSent(lost);
+            return Sent::Cut(lost);
         }
         let sent = Instant::now();
         match self.reply().await {
