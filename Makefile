@@ -4,10 +4,17 @@ export KUMOD_CACHE
 # Shared between checkouts, so that dependencies are compiled once.
 export CARGO_TARGET_DIR ?= $(KUMOD_CACHE)/target
 
-.PHONY: help test
+.PHONY: help demo test bench
+
+# RocksDB is compiled once and kept; every target that builds needs to know where.
+with_rocksdb = ROCKSDB_LIB_DIR=$$(kumod/tools/setup.sh $(1)) && export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1 &&
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 
 test: ## format check, lints as errors, every test; each part with its time
 	@kumod/tools/test.sh
+
+demo: ## two kumods of this build: 2,000 messages from one to the other, and a table of what happened
+	@$(call with_rocksdb,build) cargo build --release --locked -p kumod --bins --example demo && \
+	  "$$CARGO_TARGET_DIR/release/examples/demo"

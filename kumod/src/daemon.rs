@@ -44,7 +44,6 @@ pub async fn run(options: Options) -> Result<(), String> {
     let spool_paths = (data.path.clone(), meta.path.clone());
     let spool = open(data, meta)?;
     let seed = host.seed();
-    tracing::info!(seed, "everything random in this life comes from this seed");
     let world = RealWorld {
         spool,
         network: RealNetwork::from_system().map_err(|error| error.to_string())?,
@@ -70,6 +69,7 @@ pub async fn run(options: Options) -> Result<(), String> {
     for address in node.addresses() {
         eprintln!("smtp listener on {address}");
     }
+    tracing::info!(seed, "everything random in this life comes from this seed");
     let handle = node.handle();
     let (stop_http, stop) = watch::channel(false);
     let operations =

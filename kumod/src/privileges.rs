@@ -70,7 +70,8 @@ fn check(what: &str, result: i32) -> Result<(), String> {
     }
 }
 
-fn ids_of(user: &str) -> Result<(libc::uid_t, libc::gid_t), String> {
+/// User and group of a name, as /etc/passwd has them.
+pub fn ids_of(user: &str) -> Result<(libc::uid_t, libc::gid_t), String> {
     let passwd = std::fs::read_to_string("/etc/passwd").map_err(|e| format!("/etc/passwd: {e}"))?;
     let ids = passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
