@@ -30,7 +30,7 @@ impl Choices {
     }
 
     pub fn millis(&mut self, from: u64, to: u64) -> Duration {
-        Duration::from_millis(from + self.below(to - from))
+        Duration::from_micros(1000 * from + self.below(1000 * (to - from)))
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 pub const CLIENTS: u64 = 8;
 const MESSAGES_PER_CONNECTION: u64 = 12;
-const MEAN_PAUSE: Duration = Duration::from_millis(10);
+const MEAN_PAUSE: Duration = Duration::from_millis(4);
 /// While there is nobody to send to.
 const RETRY: Duration = Duration::from_millis(5);
 /// What a recipient does; see `peer`.

@@ -40,8 +40,9 @@ pub struct Findings {
     pub unasked: Vec<String>,
     /// Not what was sent.
     pub damaged: Vec<String>,
-    /// Copies above the first, all of them excused unless `excess` says otherwise.
-    pub duplicates: usize,
+    /// Copies above the first, by what their predecessor ended with: no reply to kumod, or a kill.
+    pub after_silence: usize,
+    pub after_kill: usize,
     /// The longest time between a peer's 250 and the kill that made a second copy of it.
     pub latest_excuse: Duration,
 }
@@ -99,10 +100,14 @@ fn count(name: &str, copies: &[&Delivered], evidence: &Evidence, findings: &mut 
             .excess
             .push(format!("{name}: {count} copies in lives {lives:?}, {excuses} excused"));
     }
-    findings.duplicates += copies.len() - 1;
     let (_, repeated) = copies.split_last().expect("an entry is made with its first copy");
     for copy in repeated {
-        if let (Some(told), Some(killed)) = (copy.told, evidence.killed.get(&copy.life)) {
+        let Some(told) = copy.told else {
+            findings.after_silence += 1;
+            continue;
+        };
+        findings.after_kill += 1;
+        if let Some(killed) = evidence.killed.get(&copy.life) {
             let gap = killed.saturating_duration_since(told);
             findings.latest_excuse = findings.latest_excuse.max(gap);
         }
@@ -153,7 +158,7 @@ fn what_was_accepted_and_came_nowhere_is_lost() {
 fn a_second_copy_needs_a_crash_soon_after_the_first() {
     let soon = judge(&story(End::Accepted, &[(1, 10), (2, 9_000)]));
     assert!(soon.is_clean(), "{soon:?}");
-    assert_eq!((soon.duplicates, soon.latest_excuse), (1, Duration::from_millis(10)));
+    assert_eq!((soon.after_kill, soon.latest_excuse), (1, Duration::from_millis(10)));
     assert_eq!(judge(&story(End::Accepted, &[(1, 5_000), (2, 9_000)])).excess.len(), 1);
     assert_eq!(judge(&story(End::Accepted, &[(1, 10), (2, 9_000), (2, 9_000)])).excess.len(), 1);
     let mut alive = story(End::Accepted, &[(1, 10), (2, 10)]);
@@ -161,7 +166,9 @@ fn a_second_copy_needs_a_crash_soon_after_the_first() {
     assert_eq!(judge(&alive).excess.len(), 1);
     let mut silent = story(End::Accepted, &[(1, 5_000), (1, 5_000)]);
     silent.delivered[0].told = None;
-    assert!(judge(&silent).is_clean());
+    let silent = judge(&silent);
+    assert!(silent.is_clean(), "{silent:?}");
+    assert_eq!((silent.after_silence, silent.after_kill), (1, 0));
     let mut two_ids = story(End::Accepted, &[(1, 10), (2, 10)]);
     two_ids.delivered[1].id = "j".into();
     assert_eq!(judge(&two_ids).excess.len(), 1);
