@@ -26,16 +26,28 @@ impl Home {
     /// Both spools and the logs in this folder, one listener on a port of the system's choice, and `handlers`.
     /// `listener`: further options of the listener, as Lua fields.
     pub fn policy(&self, listener: &str, handlers: &str) -> PathBuf {
+        self.policy_with_spools("spool", "spool", listener, handlers)
+    }
+
+    /// With `data` and `meta` in folders of these names.
+    pub fn policy_with_spools(
+        &self,
+        data: &str,
+        meta: &str,
+        listener: &str,
+        handlers: &str,
+    ) -> PathBuf {
         let text = format!(
             "local kumo = require 'kumo'
              kumo.on('init', function()
-               kumo.define_spool {{ name = 'data', path = '{spool}' }}
-               kumo.define_spool {{ name = 'meta', path = '{spool}' }}
+               kumo.define_spool {{ name = 'data', path = '{data}' }}
+               kumo.define_spool {{ name = 'meta', path = '{meta}' }}
                kumo.configure_local_logs {{ log_dir = '{logs}' }}
                kumo.start_esmtp_listener {{ listen = '127.0.0.1:0', {listener} }}
              end)
              {handlers}",
-            spool = self.path("spool").display(),
+            data = self.path(data).display(),
+            meta = self.path(meta).display(),
             logs = self.path("logs").display(),
         );
         self.policy_text(&text)

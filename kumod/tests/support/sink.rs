@@ -37,6 +37,8 @@ impl Behaviour for () {}
 /// One message that came as far as its final dot.
 #[derive(Clone, Debug)]
 pub struct Sunk {
+    /// How the peer called itself.
+    pub greeting: String,
     pub sender: String,
     /// Those that were accepted.
     pub recipients: Vec<String>,
@@ -71,6 +73,8 @@ struct Ledger {
     in_flight: AtomicUsize,
     /// Of those, the ones whose connection went away.
     cut: AtomicUsize,
+    /// Transactions ever begun.
+    begun: AtomicUsize,
     closed: AtomicBool,
 }
 
@@ -122,6 +126,12 @@ impl Sink {
         self.ledger.in_flight.load(Ordering::SeqCst)
     }
 
+    /// Grows with each transaction.
+    pub fn activity(&self) -> usize {
+        self.ledger.begun.load(Ordering::SeqCst)
+    }
+
+    /// Transactions whose connection went away before they were over.
     pub fn cut(&self) -> usize {
         self.ledger.cut.load(Ordering::SeqCst)
     }
@@ -138,6 +148,7 @@ struct Session<B> {
     stream: BufReader<TcpStream>,
     ledger: Arc<Ledger>,
     behaviour: Arc<B>,
+    greeting: String,
     sender: Option<String>,
     recipients: Vec<String>,
 }
@@ -148,7 +159,8 @@ impl<B: Behaviour> Session<B> {
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
         let stream = BufReader::new(stream);
-        Ok(Session { stream, ledger, behaviour, sender: None, recipients: Vec::new() })
+        let (greeting, sender, recipients) = (String::new(), None, Vec::new());
+        Ok(Session { stream, ledger, behaviour, greeting, sender, recipients })
     }
 
     fn run(mut self) -> io::Result<()> {
@@ -160,7 +172,10 @@ impl<B: Behaviour> Session<B> {
             }
             let upper = line.trim_end().to_ascii_uppercase();
             match upper.split([' ', ':']).next().unwrap_or("") {
-                "EHLO" => self.say("250-sink.example\r\n250-8BITMIME\r\n250 PIPELINING")?,
+                "EHLO" => {
+                    self.greeting = line.trim_end()[4..].trim_start().to_string();
+                    self.say("250-sink.example\r\n250-8BITMIME\r\n250 PIPELINING")?;
+                }
                 "MAIL" => {
                     self.begin(path_of(&line));
                     self.say("250 2.1.0 ok")?;
@@ -196,6 +211,7 @@ impl<B: Behaviour> Session<B> {
     fn begin(&mut self, sender: String) {
         self.end();
         self.sender = Some(sender);
+        self.ledger.begun.fetch_add(1, Ordering::SeqCst);
         self.ledger.in_flight.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -210,6 +226,7 @@ impl<B: Behaviour> Session<B> {
     fn data(&mut self) -> io::Result<bool> {
         let content = self.content()?;
         let sunk = Sunk {
+            greeting: self.greeting.clone(),
             sender: self.sender.clone().unwrap_or_default(),
             recipients: self.recipients.clone(),
             content,
