@@ -4,14 +4,10 @@ export KUMOD_CACHE
 # Shared between checkouts, so that dependencies are compiled once.
 export CARGO_TARGET_DIR ?= $(KUMOD_CACHE)/target
 
-<<<<<<< HEAD
-.PHONY: help demo test bench
+.PHONY: help demo test crash bench bench-peers
 
 # RocksDB is compiled once and kept; every target that builds needs to know where.
 with_rocksdb = ROCKSDB_LIB_DIR=$$(kumod/tools/setup.sh $(1)) && export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1 &&
-=======
-.PHONY: help test bench-peers
->>>>>>> 56a99c1eb48681f0a0e3a420bb578abae248f5a9
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -19,13 +15,10 @@ help: ## this list
 test: ## format check, lints as errors, every test; each part with its time
 	@kumod/tools/test.sh
 
-<<<<<<< HEAD
 demo: ## two kumods of this build: 2,000 messages from one to the other, and a table of what happened
 	@$(call with_rocksdb,build) cargo build --release --locked -p kumod --bins --example demo && \
 	  "$$CARGO_TARGET_DIR/release/examples/demo"
-=======
 bench-peers: ## kumod against Debian's Postfix as a relay on loopback (root; BENCH_RUNS=3 rounds, about 2 minutes each)
 	@kumod/tools/setup.sh bench >/dev/null
-	@ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR=$$(kumod/tools/setup.sh build) cargo build --release --locked -p kumod
+	@$(call with_rocksdb,build) cargo build --release --locked -p kumod
 	@kumod/tools/bench-peers.sh
->>>>>>> 56a99c1eb48681f0a0e3a420bb578abae248f5a9
