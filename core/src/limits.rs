@@ -40,6 +40,10 @@ pub const SHARED_THROTTLES: usize = 100_000;
 pub const CONCLUDING_BOUNCES: usize = 256;
 /// Entries of `bounce` and of `suspend`.
 pub const ADMIN_ENTRIES: usize = 10_000;
+/// Egress pools in use at one time.
+pub const POOLS: usize = 10_000;
+/// Messages of one scheduled queue about which `throttle_insert_ready_queue` is asked at one time.
+pub const ASKED_AT_ONCE: u64 = 64;
 /// Egress sources in one pool.
 pub const POOL_ENTRIES: usize = 10_000;
 /// Sites whose TLS was found broken and is avoided for a while.
@@ -101,7 +105,7 @@ pub const DIAGNOSTIC_FILTER_OCTETS: usize = 4_096;
 /// A spool record's value.
 pub const RECORD_OCTETS: usize = 128 * 1024 * 1024;
 /// One entry of the journal.
-pub const JOURNAL_ENTRY_OCTETS: usize = 64 * 1024 * 1024;
+pub const JOURNAL_ENTRY_OCTETS: usize = 2 * 1024 * 1024 * 1024;
 
 /// Calls waiting for a store's writer; further callers wait for room.
 pub const SPOOL_JOBS: usize = 64;

@@ -9,7 +9,7 @@ use crate::random::Random;
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -60,9 +60,11 @@ pub fn literal_site(domain: &str) -> Option<(Arc<str>, Hosts)> {
 
 /// The site and hosts of a policy's `mx_list`, tried in the order given.
 pub fn listed_site(list: &[MxListEntry]) -> (Arc<str>, Hosts) {
-    let label = |entry: &MxListEntry| match entry.port {
-        Some(port) => format!("{}:{port}", entry.name),
-        None => entry.name.to_string(),
+    // Whatever tells two lists apart stands in the name, since sites of one name share connections.
+    let label = |entry: &MxListEntry| {
+        let address = entry.address.map(|address| format!("={address}")).unwrap_or_default();
+        let port = entry.port.map(|port| format!(":{port}")).unwrap_or_default();
+        format!("{}{address}{port}", entry.name)
     };
     let labels: Vec<String> = list.iter().map(label).collect();
     let by_preference = list

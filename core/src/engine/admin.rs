@@ -173,7 +173,7 @@ impl Engine {
         for ready in suspended {
             self.suspend_new_ready(ready);
             if self.ready[ready].suspension.is_none() {
-                self.wake_all_waiters(ready);
+                self.call_up_all(ready);
                 self.list_ready(ready);
             }
         }

@@ -59,6 +59,7 @@ impl Engine {
             remaining: admission.remaining,
             recipients: admission.recipients,
             attempts: admission.attempts,
+            cleared: false,
             moves: 0,
             place: Place::Concluding,
         };
@@ -102,6 +103,8 @@ impl Engine {
         scheduled.count -= 1;
         if scheduled.count == 0 {
             scheduled.empty_since = self.now.mono;
+            // Its timer goes, and what it waited for with it: the next message looks anew.
+            scheduled.block = None;
             let reap_at = self.reap_at(queue);
             self.arm_scheduled(queue, reap_at);
         }
@@ -193,6 +196,8 @@ impl Engine {
     pub(super) fn message_timer(&mut self, handle: MessageHandle) {
         let message = &self.messages[handle];
         match message.place {
+            // The next life finds it in the spool as it is.
+            Place::Unremoved if self.stopping => {}
             Place::Unremoved => {
                 self.conclude(handle, Origin::default(), Vec::new(), Then::Remove, After::Forget);
             }
@@ -246,12 +251,14 @@ impl Engine {
     ) {
         self.place(handle, Place::Concluding);
         let op = self.start(Pending::Conclude { message: handle, after });
+        self.concluding += 1;
         self.emit_conclusion(op, handle, origin, notes, then);
     }
 
     /// Writes a record about a message that stays where it is.
     pub(super) fn note(&mut self, handle: MessageHandle, kind: RecordKind, reason: Reason) {
         let op = self.start(Pending::Note);
+        self.concluding += 1;
         let recipients = self.messages[handle].remaining.clone();
         let notes = vec![Note { kind, recipients, reason }];
         self.emit_conclusion(op, handle, Origin::default(), notes, Then::Nothing);
@@ -284,6 +291,7 @@ impl Engine {
     }
 
     pub(super) fn concluded(&mut self, op: crate::id::OpId, stored: bool) {
+        self.concluding -= 1;
         let (handle, after) = match self.finish(op) {
             Pending::Note => return,
             Pending::Conclude { message, after } => (message, after),
@@ -301,7 +309,8 @@ impl Engine {
 
     /// It must not be sent again, only removed.
     fn retry_removal(&mut self, handle: MessageHandle) {
-        self.messages[handle].due = self.now.mono + Duration::from_secs(5);
+        let spread = self.retry_random.duration_up_to(Duration::from_secs(55));
+        self.messages[handle].due = self.now.mono + Duration::from_secs(5) + spread;
         self.place(handle, Place::Unremoved);
     }
 

@@ -58,7 +58,7 @@ impl Engine {
             }
             Err(why) => ready.path.failed(why, now),
         }
-        self.wake_all_waiters(handle);
+        self.call_up_all(handle);
         self.list_ready(handle);
     }
 
@@ -68,20 +68,41 @@ impl Engine {
         let Some(ready) = self.ready.get_mut(handle) else { return };
         ready.listed = false;
         ready.held = None;
-        let Ok(path) = self.egress_path(handle) else { return };
+        let called_for = ready.called_for.take();
+        let sessions = ready.sessions.len();
+        let wait = self.advance(handle);
+        let taken = self.ready[handle].sessions.len() > sessions;
+        // Whoever stands in the same line again found the slot taken: there is nothing to pass on.
+        let leaves_it =
+            |label: &Arc<str>| !taken && self.ready[handle].in_line_for.as_ref() != Some(label);
+        if let Some(label) = called_for.filter(leaves_it) {
+            self.call_up_for_lease(&label);
+        }
+        let reap_at = self.ready_reap_at(handle);
+        self.arm_ready(handle, if wait > self.now.mono { wait } else { reap_at });
+    }
+
+    /// Does what can be done now. Returns when to look again, if at a certain time; else the past.
+    fn advance(&mut self, handle: ReadyHandle) -> Mono {
+        let path = match self.egress_path(handle) {
+            Ok(path) => path,
+            Err(blocked) if self.ready[handle].messages.len() > 0 => return blocked.until,
+            Err(_) => return Mono(0),
+        };
         if self.stopping {
-            return;
+            return Mono(0);
         }
         if self.ready[handle].suspension.is_some() {
             self.give_back_all(handle);
-            return;
+            return Mono(0);
         }
-        let wait = self.dispatch(handle, &path).max(self.connect(handle, &path));
+        let waits = match self.spool_healthy {
+            true => [self.dispatch(handle, &path), self.connect(handle, &path)],
+            false => [Mono(0); 2],
+        };
         self.offer_room(handle, &path);
-        self.arm_ready(
-            handle,
-            if wait > self.now.mono { wait } else { self.ready_reap_at(handle) },
-        );
+        let ahead = waits.into_iter().filter(|wait| *wait > self.now.mono);
+        ahead.min().unwrap_or(Mono(0))
     }
 
     /// Hands messages to idle sessions. Returns when a token for the next comes; the past if that isn't what it waits for.
@@ -182,13 +203,12 @@ impl Engine {
 
     /// There is room: the first scheduled queue in line may go on. It runs before this queue is looked at again.
     fn offer_room(&mut self, handle: ReadyHandle, path: &EgressPath) {
-        let ready = &mut self.ready[handle];
-        if ready.messages.len() as u64 >= path.max_ready {
+        if self.ready[handle].messages.len() as u64 >= path.max_ready {
             return;
         }
-        let Some(queue) = ready.waiters.pop_front() else { return };
-        self.list_scheduled(queue);
-        self.list_ready(handle);
+        if self.call_up(handle) {
+            self.list_ready(handle);
+        }
     }
 
     /// A suspended ready queue keeps nothing: its messages may have another way out.
@@ -236,32 +256,43 @@ impl Engine {
             additional.map(|(key, spec)| (Arc::from(&**key), spec.limit)).collect();
         wanted.push((own, path.connection_limit.limit));
         wanted.push((everything, limits::SESSIONS as u64));
-        for (label, limit) in &wanted {
-            let lease = self.leases.entry(label.clone()).or_default();
-            if lease.held >= *limit {
-                if !lease.waiters.contains(&handle) {
-                    lease.waiters.push_back(handle);
-                }
-                return Err(label.as_ref().into());
+        let used_up = |(label, limit): &&(Arc<str>, u64)| {
+            self.leases.get(label).is_some_and(|lease| lease.held >= *limit)
+        };
+        if let Some((label, _)) = wanted.iter().find(used_up) {
+            let ready = &mut self.ready[handle];
+            if ready.in_line_for.is_none() {
+                ready.in_line_for = Some(label.clone());
+                self.leases.entry(label.clone()).or_default().waiters.push_back(handle);
             }
+            return Err(label.as_ref().into());
         }
         let labels: Vec<Arc<str>> = wanted.into_iter().map(|(label, _)| label).collect();
         for label in &labels {
-            self.leases.get_mut(label).expect("entered above").held += 1;
+            self.leases.entry(label.clone()).or_default().held += 1;
         }
         Ok(labels)
     }
 
     fn release(&mut self, labels: &[Arc<str>]) {
         for label in labels {
-            let lease = self.leases.get_mut(label).expect("a held lease is known");
-            lease.held -= 1;
-            // One slot serves one; who takes it not leaves it to the next.
-            let waiters = core::mem::take(&mut lease.waiters);
-            if lease.held == 0 && waiters.is_empty() {
-                self.leases.remove(label);
-            }
-            waiters.into_iter().for_each(|ready| self.list_ready(ready));
+            self.leases.get_mut(label).expect("a held lease is known").held -= 1;
+            self.call_up_for_lease(label);
+        }
+    }
+
+    /// One slot is free: the first in line may take it, and if it doesn't, the next.
+    fn call_up_for_lease(&mut self, label: &Arc<str>) {
+        let Some(lease) = self.leases.get_mut(label) else { return };
+        while let Some(handle) = lease.waiters.pop_front() {
+            let Some(ready) = self.ready.get_mut(handle) else { continue };
+            ready.in_line_for = None;
+            ready.called_for = Some(label.clone());
+            self.list_ready(handle);
+            return;
+        }
+        if lease.held == 0 {
+            self.leases.remove(label);
         }
     }
 
@@ -417,7 +448,8 @@ impl Engine {
 
     pub(super) fn ready_timer(&mut self, handle: ReadyHandle) {
         let ready = &self.ready[handle];
-        let used = !ready.is_empty() || ready.path.asked.is_some() || !ready.waiters.is_empty();
+        let waits = !ready.waiters.is_empty() || ready.in_line_for.is_some();
+        let used = !ready.is_empty() || ready.path.asked.is_some() || waits;
         if used || ready.listed {
             self.list_ready(handle);
             return;

@@ -169,6 +169,9 @@ pub fn describe(block: &Block) -> String {
         Block::WaitingForPool => "policy is being asked for its egress pool".into(),
         Block::WaitingForDns => "the hosts of its domain are being looked up".into(),
         Block::WaitingForEgressPath => "policy is being asked for an egress path".into(),
+        Block::WaitingForThrottleInsert => {
+            "policy is being asked about the messages before (throttle_insert_ready_queue)".into()
+        }
         Block::SpoolUnhealthy => "delivery is suspended: the spool is not accepting writes".into(),
         Block::Suspended { reason } => format!("an administrator suspended it: {reason}"),
         Block::MessageRate => "its max_message_rate is used up".into(),

@@ -159,7 +159,7 @@ pub enum Output {
         op: OpId,
         reply: AdminReply,
     },
-    /// Everything is stopped: no session, no operation outstanding.
+    /// Everything is stopped: no session, no conclusion outstanding.
     Stopped,
 }
 
@@ -352,7 +352,7 @@ pub enum Reason {
 pub enum Then {
     /// Every recipient has its final outcome.
     Remove,
-    /// Written, unsynced: to be tried again. `queue` is set when the message moved.
+    /// Written, unsynced: to be tried again.
     Update { attempts: u16, due: Wall, remaining: RecipientSet },
     /// Records only.
     Nothing,

@@ -97,6 +97,8 @@ pub struct Engine {
     /// Bounced by an operator, waiting for their turn to be concluded.
     condemned: VecDeque<(MessageHandle, Arc<AdminEntry>)>,
     condemned_concluding: usize,
+    /// Conclusions and notes outstanding: a stop waits for them.
+    concluding: usize,
     counts: listing::Counts,
     spool_healthy: bool,
     stopping: bool,
@@ -133,6 +135,7 @@ impl Engine {
             admin: Admin::default(),
             condemned: VecDeque::new(),
             condemned_concluding: 0,
+            concluding: 0,
             counts: listing::Counts::default(),
             spool_healthy: true,
             stopping: false,
@@ -258,6 +261,9 @@ impl Engine {
         self.spool_healthy = healthy;
         if healthy {
             self.list_blocked(|block| *block == Block::SpoolUnhealthy);
+            let ready: alloc::vec::Vec<ReadyHandle> =
+                self.ready.iter().map(|(handle, _)| handle).collect();
+            ready.into_iter().for_each(|handle| self.list_ready(handle));
         }
     }
 
@@ -270,7 +276,8 @@ impl Engine {
     }
 
     fn say_stopped(&mut self) {
-        let idle = self.sessions.is_empty() && self.pending.is_empty();
+        // Questions to policy and DNS may be answered later or never: nothing hangs on them any more.
+        let idle = self.sessions.is_empty() && self.concluding == 0;
         if self.stopping && !self.stopped && idle {
             self.stopped = true;
             self.outputs.push_back(Output::Stopped);

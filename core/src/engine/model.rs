@@ -91,6 +91,8 @@ pub(super) struct Message {
     pub remaining: RecipientSet,
     pub recipients: u32,
     pub attempts: u16,
+    /// `throttle_insert_ready_queue` has let it pass.
+    pub cleared: bool,
     /// Counts its moves: an entry of a line with another count is stale.
     pub moves: u32,
     pub place: Place,
@@ -206,6 +208,8 @@ pub(super) struct Route {
     /// Of the smooth weighted round robin.
     pub credit: i128,
     pub ready: ReadyHandle,
+    /// The queue stands in the ready queue's line.
+    pub in_line: bool,
 }
 
 /// Why a scheduled queue's line stands still.
@@ -215,6 +219,7 @@ pub enum Block {
     WaitingForPool,
     WaitingForDns,
     WaitingForEgressPath,
+    WaitingForThrottleInsert,
     SpoolUnhealthy,
     Suspended {
         reason: Box<str>,
@@ -258,6 +263,8 @@ pub(super) struct ScheduledQueue {
     pub count: u64,
     /// Those of them that are in a ready queue or in flight.
     pub promoted: u64,
+    /// Messages about which `throttle_insert_ready_queue` is being asked.
+    pub asking: u64,
     pub armed: Mono,
     pub empty_since: Mono,
     /// On the engine's work list.
@@ -279,6 +286,7 @@ impl ScheduledQueue {
             first: None,
             count: 0,
             promoted: 0,
+            asking: 0,
             armed: NEVER,
             empty_since: Mono(0),
             listed: false,
@@ -310,6 +318,9 @@ pub(super) struct ReadyQueue {
     pub selection_throttle: Throttle,
     /// Scheduled queues whose line waits for room, a token, or the path.
     pub waiters: VecDeque<QueueHandle>,
+    /// The lease in whose line it stands, and the one it was just called up for.
+    pub in_line_for: Option<Arc<str>>,
+    pub called_for: Option<Arc<str>>,
     pub suspension: Option<Timed<ReadySuspension>>,
     /// Why it doesn't go on, for operators.
     pub held: Option<Held>,
@@ -345,6 +356,8 @@ impl ReadyQueue {
             connection_throttle: Throttle::default(),
             selection_throttle: Throttle::default(),
             waiters: VecDeque::new(),
+            in_line_for: None,
+            called_for: None,
             suspension: None,
             held: None,
             armed: NEVER,

@@ -23,7 +23,7 @@ use alloc::vec::Vec;
 /// A line stands still: why, and until when at the latest.
 pub(super) struct Blocked {
     block: Block,
-    until: Mono,
+    pub(super) until: Mono,
 }
 
 /// Until something happens.
@@ -106,9 +106,8 @@ impl Engine {
         }
         self.check_suspension(queue)?;
         self.check_queue_rate(queue, &config)?;
-        if self.config.asks_throttle_insert {
-            self.ask_throttle_insert(message);
-            return Ok(());
+        if self.config.asks_throttle_insert && !self.messages[message].cleared {
+            return self.ask_throttle_insert(queue, message);
         }
         self.insert_into_ready(queue, message, &config)
     }
@@ -152,6 +151,7 @@ impl Engine {
         if let Some(rate) = &config.max_message_rate {
             self.queues[queue].throttle.take(rate, self.now.mono);
         }
+        self.messages[message].cleared = false;
         self.place(message, Place::Ready(ready));
         self.list_ready(ready);
         Ok(())
@@ -159,30 +159,36 @@ impl Engine {
 
     // ---- Policy's throttle_insert_ready_queue ----------------------------------------------------------
 
-    fn ask_throttle_insert(&mut self, message: MessageHandle) {
+    /// Asked once for each promotion, and about so many messages of one queue at a time.
+    fn ask_throttle_insert(
+        &mut self,
+        queue: QueueHandle,
+        message: MessageHandle,
+    ) -> Result<(), Blocked> {
+        if self.queues[queue].asking >= limits::ASKED_AT_ONCE {
+            return Err(until_told(Block::WaitingForThrottleInsert));
+        }
+        self.queues[queue].asking += 1;
         self.place(message, Place::Asking);
         let id = self.messages[message].id;
         self.ask(Pending::ThrottleInsert(message), Question::ThrottleInsert { message: id });
+        Ok(())
     }
 
+    /// A message that may pass goes back into the line, where everything else is looked at again.
     fn throttle_insert_answered(&mut self, message: MessageHandle, until: Option<Wall>) {
-        let until =
-            until.map_or(self.now.mono, |until| Moment::from_wall(until, self.now).as_mono());
+        let now = self.now.mono;
+        let until = until.map_or(now, |until| Moment::from_wall(until, self.now).as_mono());
         let queue = self.messages[message].queue;
-        if until > self.now.mono {
+        self.queues[queue].asking -= 1;
+        if until > now {
             self.counts.delayed_by_throttle_insert += 1;
             self.messages[message].due = until;
-            self.put_back(message);
-            return;
+        } else {
+            self.messages[message].cleared = true;
         }
-        let inserted = self
-            .queue_config(queue)
-            .and_then(|config| self.insert_into_ready(queue, message, &config));
-        if let Err(Blocked { block, until }) = inserted {
-            self.place(message, Place::Waiting);
-            self.queues[queue].block = Some(block);
-            self.arm_scheduled(queue, until);
-        }
+        self.put_back(message);
+        self.list_scheduled(queue);
     }
 
     // ---- Configuration ---------------------------------------------------------------------------------
@@ -206,7 +212,12 @@ impl Engine {
         match answer {
             Ok(config) => {
                 let old_age = scheduled.config.value.as_ref().map(|config| config.max_age);
-                let changed = scheduled.config.value.as_deref() != Some(&config);
+                let old = scheduled.config.value.as_deref();
+                let changed = old != Some(&config);
+                if old.is_some_and(|old| old.protocol != config.protocol) {
+                    // Where its mail goes has to be found anew.
+                    (scheduled.site.value, scheduled.site.good_until) = (None, Mono(0));
+                }
                 let (new_age, ttl) = (config.max_age, config.refresh_interval);
                 scheduled.config.found(Arc::new(config), ttl, now);
                 scheduled.changes += u64::from(changed);
@@ -279,6 +290,13 @@ impl Engine {
     pub(super) fn resolved(&mut self, op: OpId, resolution: Resolution) {
         let Pending::Resolve(queue) = self.finish(op) else { panic!("{op:?} isn't a resolution") };
         let now = self.now.mono;
+        let config = self.queues[queue].config.value.clone().unwrap_or_default();
+        if site_without_dns(&self.queues[queue].name, &config).is_some() {
+            // Its configuration has changed since the DNS was asked.
+            self.queues[queue].site = Fetched::default();
+            self.list_scheduled(queue);
+            return;
+        }
         let verdict_ttl = Duration::from_secs(60);
         let scheduled = &mut self.queues[queue];
         let (site, ttl) = match resolution {
@@ -308,8 +326,15 @@ impl Engine {
         name: &str,
     ) -> Result<(Arc<ResolvedPool>, u64), Blocked> {
         if !self.pools.contains_key(name) {
-            if self.pools.len() >= limits::POOL_ENTRIES {
-                let why = format!("more than {} pools", limits::POOL_ENTRIES).into();
+            if self.pools.len() >= limits::POOLS {
+                let now = self.now.mono;
+                self.pools.retain(|_, pool| {
+                    let resolved = &pool.resolved;
+                    !resolved.is_old(now) || resolved.asked.is_some() || !pool.waiters.is_empty()
+                });
+            }
+            if self.pools.len() >= limits::POOLS {
+                let why = format!("more than {} pools are in use", limits::POOLS).into();
                 let until = self.now.mono + Duration::from_secs(60);
                 return Err(Blocked { block: Block::PoolFailed { why }, until });
             }
@@ -388,7 +413,9 @@ impl Engine {
                 continue;
             }
             let ready = self.ready_queue(source, &end, &pool_name)?;
-            routes.push(Route { source: source.clone(), weight: entry.weight, credit: 0, ready });
+            let source = source.clone();
+            let in_line = false;
+            routes.push(Route { source, weight: entry.weight, credit: 0, ready, in_line });
         }
         spread(&mut routes, &mut self.route_random);
         self.queues[queue].routes = routes;
@@ -430,27 +457,26 @@ impl Engine {
     // ---- Choosing --------------------------------------------------------------------------------------
 
     fn choose_route(&mut self, queue: QueueHandle) -> Choice {
-        let mut eligible = 0usize;
+        let mut eligible = Vec::new();
         let mut full = false;
         let mut unknown = None;
         let mut earliest = NEVER;
         for at in 0..self.queues[queue].routes.len() {
             match self.obstacle(queue, at) {
-                None => {
-                    eligible += 1;
-                    let route = &mut self.queues[queue].routes[at];
-                    route.credit += i128::from(route.weight);
+                None => eligible.push(at),
+                Some(Obstacle::Full) => {
+                    full = true;
+                    self.stand_in_line(queue, at);
                 }
-                Some(Obstacle::Full) => full = true,
-                Some(Obstacle::Unknown(blocked)) => unknown = Some(blocked),
+                Some(Obstacle::Unknown(blocked)) => {
+                    unknown = Some(blocked);
+                    self.stand_in_line(queue, at);
+                }
                 Some(Obstacle::Until(until)) => earliest = earliest.min(until),
             }
         }
-        if eligible > 0 {
-            return Choice::Take(self.take_credit(queue));
-        }
-        if full || unknown.is_some() {
-            self.wait_for_ready_queues(queue);
+        if !eligible.is_empty() {
+            return Choice::Take(self.take_turn(queue, &eligible));
         }
         let mut blocked = unknown.unwrap_or_else(|| {
             until_told(if full { Block::ReadyQueuesFull } else { Block::NoEligibleSource })
@@ -459,17 +485,18 @@ impl Engine {
         Choice::Blocked(blocked)
     }
 
-    /// Smooth weighted round robin among the routes that were credited just now.
-    fn take_credit(&mut self, queue: QueueHandle) -> usize {
-        let candidates: Vec<usize> = (0..self.queues[queue].routes.len())
-            .filter(|at| self.obstacle(queue, *at).is_none())
-            .collect();
+    /// Smooth weighted round robin among those that can be taken.
+    fn take_turn(&mut self, queue: QueueHandle, eligible: &[usize]) -> usize {
         let routes = &mut self.queues[queue].routes;
-        let total: i128 = candidates.iter().map(|at| i128::from(routes[*at].weight)).sum();
+        let mut total = 0;
+        for at in eligible {
+            routes[*at].credit += i128::from(routes[*at].weight);
+            total += i128::from(routes[*at].weight);
+        }
         let best = |best: usize, at: usize| {
             if routes[at].credit > routes[best].credit { at } else { best }
         };
-        let chosen = candidates.iter().copied().reduce(best).expect("one at least is eligible");
+        let chosen = eligible.iter().copied().reduce(best).expect("one at least is eligible");
         routes[chosen].credit -= total;
         chosen
     }
@@ -491,21 +518,28 @@ impl Engine {
         (until > self.now.mono).then_some(Obstacle::Until(until))
     }
 
-    fn wait_for_ready_queues(&mut self, queue: QueueHandle) {
-        let handles: Vec<ReadyHandle> =
-            self.queues[queue].routes.iter().map(|route| route.ready).collect();
-        for handle in handles {
-            let waiters = &mut self.ready[handle].waiters;
-            if !waiters.contains(&queue) {
-                waiters.push_back(queue);
-            }
+    /// In the line of one ready queue: for room, or for its path.
+    fn stand_in_line(&mut self, queue: QueueHandle, at: usize) {
+        let route = &mut self.queues[queue].routes[at];
+        if !core::mem::replace(&mut route.in_line, true) {
+            self.ready[route.ready].waiters.push_back(queue);
         }
     }
 
+    /// The first in line, if any; it is looked at before this ready queue is again.
+    pub(super) fn call_up(&mut self, ready: ReadyHandle) -> bool {
+        let Some(queue) = self.ready[ready].waiters.pop_front() else { return false };
+        if let Some(scheduled) = self.queues.get_mut(queue) {
+            let routes = scheduled.routes.iter_mut().filter(|route| route.ready == ready);
+            routes.for_each(|route| route.in_line = false);
+        }
+        self.list_scheduled(queue);
+        true
+    }
+
     /// A path came, or a suspension ended.
-    pub(super) fn wake_all_waiters(&mut self, ready: ReadyHandle) {
-        let waiters = core::mem::take(&mut self.ready[ready].waiters);
-        waiters.into_iter().for_each(|queue| self.list_scheduled(queue));
+    pub(super) fn call_up_all(&mut self, ready: ReadyHandle) {
+        while self.call_up(ready) {}
     }
 
     // ---- Source selection rates ------------------------------------------------------------------------

@@ -670,6 +670,112 @@ fn throttle_insert_ready_queue_may_put_a_message_off() {
 }
 
 #[test]
+fn throttle_insert_is_asked_about_few_at_a_time_and_the_queues_rate_still_holds() {
+    let config = EngineConfig { asks_throttle_insert: true, ..EngineConfig::default() };
+    let queue = QueueConfig { max_message_rate: rate(1, SECOND), ..QueueConfig::default() };
+    let mut bench = Bench::asking(Outside { queue, ..Outside::default() }, config);
+    let start = bench.now.mono;
+    (0..5).for_each(|_| _ = bench.admit());
+    bench.pass(MINUTE);
+    let seconds: Vec<Duration> = bench.delivered_at.iter().map(|(at, _)| at.since(start)).collect();
+    assert_eq!(seconds, (0..5).map(|n| n * SECOND).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_full_source_beside_a_throttled_one_waits_without_spinning() {
+    let pool = vec![("a", 1), ("b", 1)];
+    let path = EgressPath {
+        max_ready: 1,
+        source_selection_rate: rate(1, MINUTE),
+        connection_limit: LimitSpec { limit: 1, force_local: false },
+        ..EgressPath::default()
+    };
+    let mut bench = Bench::new(Outside { pool, path, ..Outside::default() });
+    bench.hold_deliveries = true;
+    (0..8).for_each(|_| _ = bench.admit());
+    for _ in 0..20 {
+        bench.pass(MINUTE);
+        while !bench.held.is_empty() {
+            bench.complete(Outcomes::Uniform(OK), true);
+        }
+    }
+    assert_eq!(bench.removed.len(), 8);
+}
+
+#[test]
+fn a_message_token_is_not_kept_waiting_by_a_later_connection_token() {
+    let path = EgressPath {
+        max_message_rate: rate(1, SECOND),
+        max_connection_rate: rate(1, 60 * MINUTE),
+        ..EgressPath::default()
+    };
+    let mut bench = Bench::new(Outside { path, ..Outside::default() });
+    let start = bench.now.mono;
+    (0..4).for_each(|_| _ = bench.admit());
+    bench.pass(4 * SECOND);
+    let seconds: Vec<Duration> = bench.delivered_at.iter().map(|(at, _)| at.since(start)).collect();
+    assert_eq!(seconds, (0..4).map(|n| n * SECOND).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_queue_that_emptied_while_it_was_held_up_looks_anew() {
+    let queue = QueueConfig { max_age: 5 * SECOND, ..QueueConfig::default() };
+    let resolution = |_: &str| Resolution::Failed { why: "SERVFAIL".into() };
+    let mut bench = Bench::new(Outside { queue, resolution, ..Outside::default() });
+    let lost = bench.admit();
+    bench.pass(6 * SECOND);
+    assert_eq!(bench.kinds(lost), [RecordKind::Expiration]);
+    bench.outside.resolution = Outside::default().resolution;
+    let next = bench.admit();
+    bench.pass(4 * SECOND);
+    assert_eq!(bench.removed, [lost, next]);
+}
+
+#[test]
+fn a_queue_that_turns_to_an_mx_list_leaves_its_old_site_alone() {
+    let mut bench = Bench::new(Outside::default());
+    bench.admit();
+    let entry = MxListEntry { name: "relay.example".into(), address: None, port: None };
+    let protocol = DeliveryProtocol::Smtp { mx_list: vec![entry] };
+    bench.outside.queue = QueueConfig { protocol, ..QueueConfig::default() };
+    bench.pass(2 * MINUTE);
+    bench.admit();
+    bench.pass(SECOND);
+    bench.admit();
+    let names: Vec<&str> = bench.delivered_at.iter().map(|(_, name)| name.as_str()).collect();
+    assert_eq!(names.first(), Some(&"unspecified->mx.example.com@smtp_client"));
+    assert_eq!(names.last(), Some(&"unspecified->mx_list:relay.example@smtp_client"));
+    for ready in bench.engine.ready.iter().map(|(_, ready)| ready) {
+        let listed =
+            matches!(&*ready.protocol, DeliveryProtocol::Smtp { mx_list } if !mx_list.is_empty());
+        assert_eq!(listed, ready.site.starts_with("mx_list:"), "{}", ready.name);
+    }
+}
+
+#[test]
+fn a_free_connection_is_passed_on_by_those_who_no_longer_need_it() {
+    let path = EgressPath {
+        additional_connection_limits: [(
+            "shared".into(),
+            LimitSpec { limit: 1, force_local: false },
+        )]
+        .into(),
+        ..EgressPath::default()
+    };
+    let queue = QueueConfig { max_age: 2 * SECOND, ..QueueConfig::default() };
+    let mut bench = Bench::new(Outside { path, queue, ..Outside::default() });
+    bench.hold_deliveries = true;
+    bench.admit_to("a.example", 1);
+    bench.admit_to("b.example", 1);
+    bench.wake_until(bench.now.mono + 3 * SECOND);
+    let waiting = bench.admit_to("c.example", 1);
+    bench.complete(Outcomes::Uniform(OK), false);
+    assert_eq!(bench.held.len(), 1, "b's message has expired; its turn goes to c");
+    bench.complete(Outcomes::Uniform(OK), false);
+    assert_eq!(bench.removed.last(), Some(&waiting));
+}
+
+#[test]
 fn requeue_message_may_move_reject_or_time_a_message() {
     let config = EngineConfig { asks_requeue: true, ..EngineConfig::default() };
     let asked = |requeue| {
