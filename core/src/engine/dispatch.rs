@@ -78,7 +78,8 @@ impl Engine {
         if let Some(label) = called_for.filter(leaves_it) {
             self.call_up_for_lease(&label);
         }
-        let reap_at = self.ready_reap_at(handle);
+        // Others may still stand in its line when its time has come: looked at again in a while.
+        let reap_at = self.ready_reap_at(handle).max(self.now.mono + Duration::from_secs(60));
         self.arm_ready(handle, if wait > self.now.mono { wait } else { reap_at });
     }
 
