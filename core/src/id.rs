@@ -3,8 +3,10 @@
 //! every start, and ticks never repeat within a life). Nothing here parses UUIDs of other versions.
 use crate::random::Random;
 use crate::time::{Duration, Wall};
+use alloc::sync::Arc;
 use core::fmt;
 use core::str::FromStr;
+use core::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 /// 100 ns ticks between 1582-10-15 and 1970-01-01 (RFC 9562 section 5.1).
@@ -55,10 +57,11 @@ impl FromStr for SpoolId {
     }
 }
 
-/// Makes spool ids whose ticks strictly increase, also when the wall clock stands still or steps back.
-#[derive(Debug)]
+/// Makes spool ids whose ticks strictly increase, also when the wall clock stands still or steps back. Clones share their
+/// ticks, so that all ids of one life of a node are told apart, and told from those of other lives.
+#[derive(Clone, Debug)]
 pub struct SpoolIdGenerator {
-    last_ticks: u64,
+    last_ticks: Arc<AtomicU64>,
     /// Clock sequence and node, as the last eight bytes of every id.
     tail: [u8; 8],
 }
@@ -68,19 +71,20 @@ impl SpoolIdGenerator {
         let mut tail = Random::new(seed, "spool ids").next_u64().to_be_bytes();
         tail[0] = (tail[0] & 0x3f) | 0x80; // variant of RFC 9562
         tail[2] |= 0x01; // multicast bit: a random node, never somebody's MAC address
-        SpoolIdGenerator { last_ticks: 0, tail }
+        SpoolIdGenerator { last_ticks: Arc::new(AtomicU64::new(0)), tail }
     }
 
-    /// Whether an id is this generator's: made in this life of the process.
+    /// Whether an id is this generator's or a clone's: made in this life of the process.
     pub fn made(&self, id: SpoolId) -> bool {
         id.0[8..] == self.tail
     }
 
-    pub fn next(&mut self, wall: Wall) -> SpoolId {
+    pub fn next(&self, wall: Wall) -> SpoolId {
         let since_epoch = (wall.0 / 100) as u64;
-        let ticks = since_epoch.wrapping_add(GREGORIAN_OFFSET_TICKS) & 0x0fff_ffff_ffff_ffff;
-        let ticks = ticks.max(self.last_ticks + 1);
-        self.last_ticks = ticks;
+        let wanted = since_epoch.wrapping_add(GREGORIAN_OFFSET_TICKS) & 0x0fff_ffff_ffff_ffff;
+        let advance = |last: u64| Some(wanted.max(last + 1));
+        let last = self.last_ticks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, advance);
+        let ticks = wanted.max(last.expect("it always advances") + 1);
         let mut id = [0; 16];
         id[0..4].copy_from_slice(&(ticks as u32).to_be_bytes());
         id[4..6].copy_from_slice(&((ticks >> 32) as u16).to_be_bytes());
@@ -109,7 +113,7 @@ mod tests {
 
     #[test]
     fn an_id_carries_its_creation_time_and_survives_printing() {
-        let mut generator = SpoolIdGenerator::new(1);
+        let generator = SpoolIdGenerator::new(1);
         let wall = Wall(1_795_000_000_123_456_700);
         let id = generator.next(wall);
         assert_eq!(id.created(), wall);
@@ -120,7 +124,7 @@ mod tests {
 
     #[test]
     fn ids_increase_when_the_clock_steps_back() {
-        let mut generator = SpoolIdGenerator::new(1);
+        let generator = SpoolIdGenerator::new(1);
         let first = generator.next(Wall(2_000_000_000));
         let second = generator.next(Wall(1_000_000_000));
         assert!(second.created() > first.created());

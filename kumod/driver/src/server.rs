@@ -121,7 +121,7 @@ async fn serve<W: World>(service: Service<W>, stream: StreamOf<W>, peer: SocketA
         handled: service.shared.world.policy().handled(),
         tls_available: service.tls.is_some(),
     };
-    let machine = Session::new(settings, service.shared.seed());
+    let machine = Session::new(settings, service.shared.ids.clone());
     let mut connection = Connection {
         service: &service,
         machine,

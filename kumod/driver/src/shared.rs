@@ -82,7 +82,7 @@ pub(crate) struct Shared<W: World> {
     attempts: Mutex<HashMap<OpId, Attempt>>,
     endings: Mutex<Endings>,
     broken_tls: Mutex<HashMap<Arc<str>, Mono>>,
-    ids: Mutex<SpoolIdGenerator>,
+    pub ids: SpoolIdGenerator,
     seeds: Mutex<Random>,
 }
 
@@ -136,7 +136,7 @@ impl<W: World> Shared<W> {
             attempts: Mutex::default(),
             endings: Mutex::default(),
             broken_tls: Mutex::default(),
-            ids: Mutex::new(SpoolIdGenerator::new(parts.seed)),
+            ids: SpoolIdGenerator::new(parts.seed),
             seeds: Mutex::new(Random::new(parts.seed, "sessions")),
         }
     }
@@ -146,13 +146,12 @@ impl<W: World> Shared<W> {
     }
 
     pub fn new_id(&self) -> SpoolId {
-        let wall = self.now().wall;
-        lock(&self.ids).next(wall)
+        self.ids.next(self.now().wall)
     }
 
     /// Whether the id was made in this life of the process.
     pub fn made(&self, id: SpoolId) -> bool {
-        lock(&self.ids).made(id)
+        self.ids.made(id)
     }
 
     pub fn seed(&self) -> u64 {

@@ -70,7 +70,7 @@ pub enum End {
 }
 
 impl Context {
-    pub fn new(settings: Settings, seed: u64) -> Context {
+    pub fn new(settings: Settings, ids: SpoolIdGenerator) -> Context {
         let peer = settings.peer.ip();
         let is_relay_host = settings.listener.relay_hosts.iter().any(|block| block.contains(peer));
         let mut meta = settings.listener.meta.clone();
@@ -83,7 +83,7 @@ impl Context {
         set("hostname", settings.hostname.to_string());
         Context {
             settings,
-            ids: SpoolIdGenerator::new(seed),
+            ids,
             now: Now::default(),
             meta,
             tls: None,

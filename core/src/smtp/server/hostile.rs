@@ -4,6 +4,7 @@ use super::greeting::auth_response;
 use super::tests::{Dialogue, ENVELOPE, accepted, settings};
 use super::*;
 use crate::config::listener::LineEndings;
+use crate::id::SpoolIdGenerator;
 use crate::time::{Duration, Mono, Now};
 
 /// What is said, the last reply line's beginning, messages accepted, whether the session is over.
@@ -136,7 +137,7 @@ fn http_and_tls_on_the_smtp_port_are_cut_off() {
 fn early_talk_is_refused() {
     let mut settings = settings(|_| {});
     settings.handled.connection_accepted = true;
-    let mut session = Session::new(settings, 1);
+    let mut session = Session::new(settings, SpoolIdGenerator::new(1));
     session.handle(Now::default(), Input::Opened { refusal: None });
     let Some(Output::Ask(question)) = session.poll() else { panic!("no question") };
     session.handle(Now::default(), Input::Bytes(b"EHLO c\r\n"));
@@ -169,7 +170,7 @@ fn nothing_said_before_starttls_counts_after_it() {
 #[test]
 fn a_handshake_that_stalls_or_fails_ends_the_session() {
     let start = || {
-        let mut session = Session::new(settings(|_| {}), 1);
+        let mut session = Session::new(settings(|_| {}), SpoolIdGenerator::new(1));
         session.handle(Now::default(), Input::Opened { refusal: None });
         session.handle(Now::default(), Input::Bytes(b"EHLO c\r\nSTARTTLS\r\n"));
         while session.poll().is_some() {}
@@ -380,7 +381,7 @@ fn slowloris_gets_a_whole_command_deadline_and_a_minimum_rate() {
 fn a_huge_batch_stops_at_the_reply_backlog() {
     let mut settings = settings(|l| l.max_recipients_per_message = 50_000);
     settings.handled.message_received = false;
-    let mut session = Session::new(settings, 1);
+    let mut session = Session::new(settings, SpoolIdGenerator::new(1));
     session.handle(Now::default(), Input::Opened { refusal: None });
     let batch = format!("EHLO c\r\nMAIL FROM:<>\r\n{}", "RCPT TO:<a@b.test>\r\n".repeat(9_000));
     session.handle(Now::default(), Input::Bytes(batch.as_bytes()));
@@ -398,7 +399,7 @@ fn a_huge_batch_stops_at_the_reply_backlog() {
 
 #[test]
 fn a_client_that_leaves_after_the_final_dot_does_not_undo_it() {
-    let mut session = Session::new(settings(|_| {}), 1);
+    let mut session = Session::new(settings(|_| {}), SpoolIdGenerator::new(1));
     session.handle(Now::default(), Input::Opened { refusal: None });
     session.handle(Now::default(), Input::Bytes(data("x\r\n.\r\n").as_bytes()));
     while session.poll().is_some() {}

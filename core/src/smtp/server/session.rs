@@ -13,6 +13,7 @@ use super::transaction::{
     AwaitMail, AwaitRcpt, AwaitRecipientDomain, AwaitSenderDomain, ExpectRcpt, ReadData,
 };
 use crate::config::EsmtpListener;
+use crate::id::SpoolIdGenerator;
 use crate::limits;
 use crate::port::TlsInfo;
 use crate::smtp::reply::Reply;
@@ -251,9 +252,10 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(settings: Settings, seed: u64) -> Session {
+    /// `ids`: a clone of the node's one generator.
+    pub fn new(settings: Settings, ids: SpoolIdGenerator) -> Session {
         Session {
-            context: Context::new(settings, seed),
+            context: Context::new(settings, ids),
             state: State::Unopened,
             input: Vec::new(),
             used: 0,

@@ -6,6 +6,7 @@ use super::*;
 use crate::commit::{Accountable, Waiver};
 use crate::config::listener::BatchHandling;
 use crate::config::{EsmtpListener, ListenerDomain};
+use crate::id::SpoolIdGenerator;
 use crate::message::Message;
 use crate::port::TlsInfo;
 use crate::smtp::reply::Reply;
@@ -49,7 +50,7 @@ pub fn accepted() -> Submitted {
 impl Dialogue {
     pub fn new(settings: Settings) -> Dialogue {
         Dialogue {
-            session: Session::new(settings, 1),
+            session: Session::new(settings, SpoolIdGenerator::new(1)),
             now: Now { mono: Mono(0), wall: Wall(1_795_540_409_000_000_000) },
             replies: Vec::new(),
             sends: 0,
@@ -450,7 +451,7 @@ fn a_stop_ends_sessions_before_the_final_dot_and_waits_after_it() {
         assert!(dialogue.is_closed && dialogue.rejected.is_empty());
     }
     let now = Now::default();
-    let mut session = Session::new(settings(|_| {}), 1);
+    let mut session = Session::new(settings(|_| {}), SpoolIdGenerator::new(1));
     session.handle(now, Input::Opened { refusal: None });
     session.handle(now, Input::Bytes(MESSAGE.as_bytes()));
     while session.poll().is_some() {}
@@ -467,7 +468,7 @@ fn a_stop_ends_sessions_before_the_final_dot_and_waits_after_it() {
 fn policy_that_takes_too_long_gets_451_and_its_late_answer_is_ignored() {
     let mut settings = settings(|_| {});
     settings.handled.data = true;
-    let mut session = Session::new(settings, 1);
+    let mut session = Session::new(settings, SpoolIdGenerator::new(1));
     session.handle(Now::default(), Input::Opened { refusal: None });
     session.handle(Now::default(), Input::Bytes(MESSAGE.as_bytes()));
     let mut question = None;
