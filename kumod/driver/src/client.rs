@@ -25,7 +25,7 @@ use tokio::time::{sleep, timeout};
 /// What the engine asks of a session.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Deliver { op: OpId, message: SpoolId, recipients: RecipientSet, deadline: Mono },
+    Deliver { op: OpId, message: SpoolId, recipients: RecipientSet },
     Close,
 }
 
@@ -34,7 +34,7 @@ const COMMANDS: usize = 8;
 /// To say QUIT and shut the connection down.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// For a verdict after the final dot, once the process stops (D22).
-const STOP_GRACE: Duration = Duration::from_secs(10);
+const STOP_GRACE: Duration = Duration::from_secs(6);
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outstanding {
@@ -105,10 +105,14 @@ impl SessionTask {
         SessionTask { commands, fence, abort: Box::new(move || task.abort()) }
     }
 
-    pub fn tell(&self, command: Command) {
-        // Closed: its SessionClosed is on the way to the engine.
-        if let Err(mpsc::error::TrySendError::Full(command)) = self.commands.try_send(command) {
-            panic!("a session was told more than it can have outstanding: {command:?}");
+    /// Gives the command back if the session has ended; its `SessionClosed` is on the way to the engine.
+    pub fn tell(&self, command: Command) -> Option<Command> {
+        match self.commands.try_send(command) {
+            Ok(()) => None,
+            Err(mpsc::error::TrySendError::Closed(command)) => Some(command),
+            Err(mpsc::error::TrySendError::Full(command)) => {
+                panic!("a session was told more than it can have outstanding: {command:?}")
+            }
         }
     }
 
@@ -181,7 +185,15 @@ impl<W: World> Link<W> {
             self.shared.counters.late_completions.add(1);
             return;
         }
-        self.shared.keep_attempt(op, Attempt { message, replies, connection: connection.clone() });
+        let concluded = match &outcomes {
+            Outcomes::Uniform(outcome) => *outcome != Outcome::Returned,
+            Outcomes::Each(each) => each.iter().any(|(_, outcome)| *outcome != Outcome::Returned),
+        };
+        // Nobody would come for it: what wasn't tried isn't concluded.
+        if concluded {
+            let connection = connection.clone();
+            self.shared.keep_attempt(op, Attempt { message, replies, connection });
+        }
         self.shared.tell_engine(EngineInput::Attempted { op, outcomes, reusable }).await;
     }
 
@@ -218,6 +230,12 @@ fn reply_of(fate: Fate) -> Option<Reply> {
     }
 }
 
+/// A delivery that couldn't begin since its session had ended.
+pub(crate) fn returned(op: OpId) -> EngineInput {
+    let outcomes = Outcomes::Uniform(Outcome::Returned);
+    EngineInput::Attempted { op, outcomes, reusable: false }
+}
+
 async fn run<W: World>(link: Link<W>, mut commands: mpsc::Receiver<Command>) {
     let client = &link.shared.counters.smtp_client;
     client.connections.add(1);
@@ -235,6 +253,13 @@ async fn run<W: World>(link: Link<W>, mut commands: mpsc::Receiver<Command>) {
     client.connections.sub(1);
     if link.fence.shut().is_none() {
         return;
+    }
+    // What came too late to be obeyed: from here on the engine's loop gets its commands back.
+    commands.close();
+    while let Ok(command) = commands.try_recv() {
+        if let Command::Deliver { op, .. } = command {
+            link.shared.tell_engine(returned(op)).await;
+        }
     }
     if let Some(ending) = end.ending {
         link.shared.keep_ending(link.id, ending);
@@ -421,7 +446,7 @@ struct Dialogue<'a, W: World> {
     input: BytesMut,
     delivery: Option<Delivery>,
     was_ready: bool,
-    /// When what is under way has to be given up: the engine's deadline, or sooner if the process stops.
+    /// The process stops: when a verdict that is still awaited has to be given up.
     give_up_at: Option<Mono>,
 }
 
@@ -484,8 +509,8 @@ impl<W: World> Dialogue<'_, W> {
 
     async fn obey(&mut self, command: Command) {
         match command {
-            Command::Deliver { op, message, recipients, deadline } => {
-                self.give_up_at = Some(deadline);
+            // Every wait of the machine has a deadline of its own; the engine's is for one that doesn't keep them.
+            Command::Deliver { op, message, recipients } => {
                 self.deliver(op, message, recipients).await;
             }
             Command::Close if self.delivery.is_none() => self.handle(Input::Close),

@@ -14,8 +14,10 @@ use kumo_core::message::Message;
 use kumo_core::recipients::RecipientSet;
 use kumo_core::record::encode_meta;
 use kumo_core::smtp::reply::Reply;
+use kumo_core::time::Duration;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::sleep;
 
 /// One conclusion to be performed.
 pub(crate) struct Job {
@@ -25,6 +27,8 @@ pub(crate) struct Job {
 
 /// Conclusions that have to read their message from the spool, at one time.
 const LOADING: usize = 64;
+/// Before a message that couldn't be read is read again.
+const PAUSE: Duration = Duration::from_secs(1);
 /// What is said of a message whose reply got lost on our side.
 const NO_REPLY: &str = "the outcome was not recorded";
 
@@ -44,14 +48,16 @@ pub(crate) async fn run<W: World>(shared: Arc<Shared<W>>, mut jobs: mpsc::Unboun
         let permit = loading.clone().acquire_owned().await.expect("never closed");
         let task = shared.clone();
         shared.spawn(async move {
-            let subject = match load(&task, &conclusion, needs).await {
-                Ok(subject) => Some(subject),
+            match load_patiently(&task, &conclusion, needs).await {
+                Ok(subject) => conclude(&task, op, &conclusion, attempt, Some(subject)).await,
+                // Nothing is left that could be logged or lost.
+                Err(LoadError::Missing) => conclude(&task, op, &conclusion, attempt, None).await,
+                // It stays in the spool as it is, quarantined or for the next life; the engine lets go of it.
                 Err(error) => {
-                    tracing::error!(id = %conclusion.message, "no records could be written: {error}");
-                    None
+                    tracing::error!(id = %conclusion.message, "a message is left in the spool: {error}");
+                    task.tell_engine(Input::Concluded { op, stored: true }).await;
                 }
-            };
-            conclude(&task, op, &conclusion, attempt, subject).await;
+            }
             drop(permit);
         });
     }
@@ -85,6 +91,23 @@ fn needs_of<W: World>(shared: &Shared<W>, conclusion: &Conclusion) -> Needs {
         return Needs::Everything;
     }
     if conclusion.notes.is_empty() { Needs::Nothing } else { Needs::Envelope }
+}
+
+/// As long as the spool doesn't answer; until the process stops.
+async fn load_patiently<W: World>(
+    shared: &Shared<W>,
+    conclusion: &Conclusion,
+    needs: Needs,
+) -> Result<Subject, LoadError> {
+    loop {
+        match load(shared, conclusion, needs).await {
+            Err(LoadError::Unavailable(why)) if !shared.is_stopping() => {
+                tracing::warn!(id = %conclusion.message, "a message can't be read, trying again: {why}");
+                sleep(PAUSE).await;
+            }
+            result => return result,
+        }
+    }
 }
 
 async fn load<W: World>(

@@ -1,7 +1,7 @@
 //! The engine's loop: one input after another, its outputs performed before the next.
 //! Invariant: this loop never waits for anybody but its mail and its timer, so that nobody who waits for the engine waits for
 //! long. What an output asks for is done by other tasks, each of which answers with mail.
-use crate::client::{Command, SessionTask};
+use crate::client::{Command, SessionTask, returned};
 use crate::concluder::Job;
 use crate::journal::{self, Journal};
 use crate::questions;
@@ -95,8 +95,13 @@ impl<W: World> EngineLoop<W> {
     fn open(&mut self, letter: Mail) {
         match letter {
             Mail::Input(input) => {
-                if let Input::SessionClosed { session, .. } = &input {
-                    self.sessions.remove(session);
+                match &input {
+                    Input::SessionClosed { session, .. } => drop(self.sessions.remove(session)),
+                    // Sent before its session was fenced.
+                    Input::SessionReady { session } if !self.sessions.contains_key(session) => {
+                        return self.shared.counters.late_completions.add(1);
+                    }
+                    _ => {}
                 }
                 self.feed(input);
             }
@@ -140,11 +145,14 @@ impl<W: World> EngineLoop<W> {
                 let task = SessionTask::start(&self.shared, session, *target);
                 self.sessions.insert(session, task);
             }
-            Output::Deliver { op, session, message, recipients, deadline } => {
-                let command = Command::Deliver { op, message, recipients, deadline };
-                self.session(session).tell(command);
+            // Each wait of a session has a deadline of its own; together they end before the engine's.
+            Output::Deliver { op, session, message, recipients, deadline: _ } => {
+                let command = Command::Deliver { op, message, recipients };
+                if let Some(Command::Deliver { op, .. }) = self.session(session).tell(command) {
+                    self.own.push_back(returned(op));
+                }
             }
-            Output::Close { session } => self.session(session).tell(Command::Close),
+            Output::Close { session } => drop(self.session(session).tell(Command::Close)),
             Output::Abort { session, phase } => self.abort(session, &phase),
             Output::Conclude { op, conclusion } => {
                 // The concluders live as long as the process.

@@ -29,6 +29,8 @@ const NAMES: usize = 100_000;
 struct Progress {
     admitted: u64,
     failed: u64,
+    /// Something of the spool couldn't be read at all.
+    damaged: bool,
 }
 
 pub(crate) async fn run<W: World>(shared: Arc<Shared<W>>) {
@@ -36,7 +38,7 @@ pub(crate) async fn run<W: World>(shared: Arc<Shared<W>>) {
     let mut progress = Progress::default();
     let finished = admit_all(&shared, started, &mut progress).await;
     let seconds = shared.now().mono.since(started).as_secs_f64().max(0.001);
-    let Progress { admitted, failed } = progress;
+    let Progress { admitted, failed, damaged } = progress;
     let rate = admitted as f64 / seconds;
     let end = if finished { "done" } else { "aborted" };
     tracing::info!(
@@ -46,7 +48,11 @@ pub(crate) async fn run<W: World>(shared: Arc<Shared<W>>) {
         let total = admitted + failed;
         tracing::error!("start_spool: {failed}/{total} messages failed and were left in the spool");
     }
-    if finished {
+    if damaged {
+        tracing::error!(
+            "bodies without an envelope are kept: the envelope may be in the part that can't be read"
+        );
+    } else if finished {
         sweep(&shared).await;
     }
 }
@@ -58,6 +64,7 @@ async fn admit_all<W: World>(shared: &Shared<W>, started: Mono, progress: &mut P
     let mut report_at = started + REPORT_EVERY;
     loop {
         let Some(page) = page(shared, Family::Meta, from, false).await else { return false };
+        progress.damaged |= !page.damaged.is_empty();
         for damage in &page.damaged {
             tracing::error!("a part of the spool can't be read: {damage}");
         }

@@ -25,7 +25,7 @@ pub(crate) async fn run<W: World>(link: &Link<W>, commands: &mut mpsc::Receiver<
     link.ready().await;
     loop {
         match timeout(link.target.path.idle_timeout, commands.recv()).await {
-            Ok(Some(Command::Deliver { op, message, recipients, .. })) => {
+            Ok(Some(Command::Deliver { op, message, recipients })) => {
                 let Some((delivery, fates)) = deliver(link, op, message, recipients).await else {
                     continue;
                 };

@@ -28,8 +28,10 @@ use tokio::time::{sleep, timeout};
 
 /// Letters waiting for the engine.
 const ENGINE_MAIL: usize = 8_192;
-/// For everything that a stop has to wait for (D22).
-const STOP: Duration = Duration::from_secs(10);
+/// Together the ten seconds of a stop (D22): sessions and the engine; the spool's last writes; closing it.
+const STOP_SESSIONS: Duration = Duration::from_millis(7_500);
+const STOP_DRAIN: Duration = Duration::from_millis(1_500);
+const STOP_CLOSE: Duration = Duration::from_secs(1);
 
 pub struct NodeConfig {
     pub hostname: Arc<str>,
@@ -129,21 +131,29 @@ impl<W: World> Node<W> {
         shared.phase.send_replace(Phase::Stopping);
         let _ = self.committer.send(Control::Stop).await;
         shared.tell_engine(Input::Stop).await;
-        let all = async {
+        let quiet = async {
             self.connections.closed().await;
             let _ = self.engine_stopped.await;
+        };
+        if timeout(STOP_SESSIONS, quiet).await.is_err() {
+            tracing::error!("sessions didn't end within {STOP_SESSIONS:?}; going on without them");
+        }
+        // Always: what was refused after its store had begun must not be delivered by the next life.
+        let drain = async {
             let _ = self.committer.send(Control::Drain).await;
             self.drained.await.unwrap_or_default()
         };
-        match timeout(STOP, all).await {
+        match timeout(STOP_DRAIN, drain).await {
             Ok(owed) if owed.is_empty() => {}
             Ok(owed) => tracing::error!(
                 ?owed,
                 "these were refused after their store had begun and couldn't be taken back"
             ),
-            Err(_) => tracing::error!("the stop took longer than {STOP:?}; going on without"),
+            Err(_) => {
+                tracing::error!("the spool didn't take the last writes within {STOP_DRAIN:?}")
+            }
         }
-        if let Ok(Err(error)) = timeout(STOP, shared.world.spool().close()).await {
+        if let Ok(Err(error)) = timeout(STOP_CLOSE, shared.world.spool().close()).await {
             tracing::error!("closing the spool failed: {error}");
         }
     }
