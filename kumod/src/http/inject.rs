@@ -150,18 +150,19 @@ pub async fn inject(
     let injection = parse::<Request>(&body)?.check()?;
     let mut answer = InjectResponse::default();
     let mut generated = Vec::new();
-    let mut stored = false;
+    let (mut tried, mut stored) = (false, false);
     for recipient in &injection.recipients {
         match message(&operations, &client, &injection, recipient).await {
             Ok(message) => generated.push((recipient.email.as_str(), message)),
             Err(why) => fail(&mut answer, &recipient.email, &why),
         }
         if generated.len() == TOGETHER {
+            tried = true;
             stored |= store(&operations, std::mem::take(&mut generated), &mut answer).await;
         }
     }
-    let tried = !generated.is_empty();
-    if tried {
+    let tried = tried || !generated.is_empty();
+    if !generated.is_empty() {
         stored |= store(&operations, generated, &mut answer).await;
     }
     let status = if stored || !tried { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -225,7 +226,7 @@ fn add_trace(
             client.peer.ip(),
             handle.hostname(),
             message.id,
-            recipients[0].as_str(),
+            recipients.first().map_or("", |recipient| recipient.as_str()),
             kumo_core::date::rfc5322(handle.now().wall),
         );
         message.body = header::prepend_raw(&message.body, field);
