@@ -18,7 +18,14 @@ test: ## format check, lints as errors, every test; each part with its time
 demo: ## two kumods of this build: 2,000 messages from one to the other, and a table of what happened
 	@$(call with_rocksdb,build) cargo build --release --locked -p kumod --bins --example demo && \
 	  "$$CARGO_TARGET_DIR/release/examples/demo"
+
+crash: ## kill -9 at 20 random moments under load, restart, drain, count with a ledger outside kumod (KUMOD_CRASHES=20)
+	@$(call with_rocksdb,test) KUMOD_CRASHES=$${KUMOD_CRASHES:-20} \
+	  cargo test --release --locked -p kumod --test crash -- --nocapture
+
+bench: ## the engine alone on one core, then 200,000 messages that can't leave: rates, memory, restart (root)
+	@cargo bench --locked -p kumo-core --bench engine_lifecycle
+	@$(call with_rocksdb,bench) cargo build --release --locked -p kumod && kumod/tools/bench-backlog.sh
+
 bench-peers: ## kumod against Debian's Postfix as a relay on loopback (root; BENCH_RUNS=3 rounds, about 2 minutes each)
-	@kumod/tools/setup.sh bench >/dev/null
-	@$(call with_rocksdb,build) cargo build --release --locked -p kumod
-	@kumod/tools/bench-peers.sh
+	@$(call with_rocksdb,bench) cargo build --release --locked -p kumod && kumod/tools/bench-peers.sh

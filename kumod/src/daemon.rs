@@ -69,6 +69,7 @@ pub async fn run(options: Options) -> Result<(), String> {
     for address in node.addresses() {
         eprintln!("smtp listener on {address}");
     }
+    tracing::info!("memory budget {BODY_CACHE_OCTETS} octets of bodies");
     tracing::info!(seed, "everything random in this life comes from this seed");
     let handle = node.handle();
     let (stop_http, stop) = watch::channel(false);

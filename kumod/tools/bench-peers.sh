@@ -32,7 +32,7 @@ send() { # messages, port
 start_peer() { # peer, listen port, sink port, [wrapper…]
   case $1 in
     postfix) start_postfix "${@:2}" ;;
-    kumod) start_kumod "${@:2}" ;;
+    kumod) start_kumod relay.lua "${@:2}" ;;
   esac
 }
 
@@ -78,7 +78,7 @@ measure() { # load, peer
   nap 1.5
   wall=$(($(now_us) - began))
   cpu=$(($(cpu_us server) - cpu)) load_cpu=$(($(cpu_us load) - load_cpu)) busy=$(($(busy_us) - busy))
-  [ "$peer" != kumod ] || peak=$(peak_kumod)
+  [ "$peer" != kumod ] || peak=$(memory_kumod VmHWM)
   awk -v load="$1" -v peer="$peer" -v n="$messages" -v us=$((ended - began)) -v cpu=$cpu -v peak="$peak" \
     -v others=$((busy - cpu - load_cpu)) -v wall=$((wall * $(nproc))) 'BEGIN {
       printf "%s %s %.0f %.1f %d %.0f\n", load, peer, n * 1e6 / us, cpu / n, peak, 100 * (others > 0 ? others : 0) / wall }' |
@@ -103,13 +103,6 @@ count_syncs() { # load, peer
 
 of() { # load, peer, column: the median
   awk -v load="$1" -v peer="$2" -v column="$3" '$1 == load && $2 == peer {print $column}' "$lab/results" | median
-}
-
-verdict() { # value, target, floor, "up" where more is better
-  awk -v v="$1" -v t="$2" -v f="$3" -v up="${4:-}" 'BEGIN {
-    if (t == "-" || v == "" || v == "-") exit
-    good = up ? v >= t : v <= t; fair = up ? v >= f : v <= f
-    print (good ? "target met" : fair ? "floor met, target " t " missed" : "FLOOR " f " MISSED") }'
 }
 
 report() {

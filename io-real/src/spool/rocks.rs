@@ -55,7 +55,18 @@ impl Rocks {
             damage: Mutex::new(Vec::new()),
         };
         *rocks.exclusive() = Ok(rocks.open_database()?);
+        rocks.say_memory_budget();
         Ok(rocks)
+    }
+
+    /// What operators subtract from the process's size before they call it a leak.
+    fn say_memory_budget(&self) {
+        let memtables: u64 = self.families.iter().map(|(_, params)| options::memtables(params)).sum();
+        tracing::info!(
+            "rocksdb at {}: memory budget {memtables} octets of memtables, {} of block cache",
+            self.path.display(),
+            options::BLOCK_CACHE_OCTETS
+        );
     }
 
     fn open_database(&self) -> Result<DB, SpoolError> {

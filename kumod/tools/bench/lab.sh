@@ -97,26 +97,33 @@ free_port() {
 }
 
 wait_for_port() { # port, what
-  local tries=600
+  local tries=3000
   until (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; do
     [ $((tries--)) -gt 0 ] || fail "$2 did not listen on port $1 within 30 s"
-    nap 0.05
+    nap 0.01
   done
 }
 
 # ---- The servers -----------------------------------------------------------------------------------------------------
 
-fill_in() { # template, directory, listen port, sink port
-  sed -e "s|@DIR@|$2|g" -e "s|@LISTEN_PORT@|$3|g" -e "s|@SINK_PORT@|$4|g" "$1"
+fill_in() { # template, directory, listen port, sink port; the HTTP listener's port is in http
+  sed -e "s|@DIR@|$2|g" -e "s|@LISTEN_PORT@|$3|g" -e "s|@SINK_PORT@|$4|g" -e "s|@HTTP_PORT@|${http:-}|g" "$1"
 }
 
-start_kumod() { # listen port, sink port, [wrapper…]
-  local listen=$1 home=$lab/kumod
+start_kumod() { # policy, listen port, sink port, [wrapper…]
+  local home=$lab/kumod listen=$2
   mkdir -p "$home/spool" "$home/logs"
-  fill_in "$tools/relay.lua" "$home" "$1" "$2" >"$home/relay.lua"
+  fill_in "$tools/$1" "$home" "$2" "$3" >"$home/init.lua"
   chown -R nobody: "$home"
-  shift 2
-  (in_group server "$@" "$kumod" --policy "$home/relay.lua" --user nobody >"$home/output" 2>&1) &
+  shift 3
+  launch_kumod "$listen" "$@"
+}
+
+# Over the spool and with the policy that are there.
+launch_kumod() { # listen port, [wrapper…]
+  local listen=$1
+  shift
+  (in_group server "$@" "$kumod" --policy "$lab/kumod/init.lua" --user nobody >"$lab/kumod/output" 2>&1) &
   wait_for_port "$listen" kumod
 }
 
@@ -143,11 +150,11 @@ stop_postfix() {
   wait_until_empty server 20 || fail 'Postfix did not stop within 20 s'
 }
 
-# Peak of resident memory so far, in kB.
-peak_kumod() {
+# Of kumod's status, in kB: VmRSS is what is resident now, VmHWM the peak so far.
+memory_kumod() { # VmRSS|VmHWM
   local pid
   for pid in $(members server); do
-    if [ "$(cat "/proc/$pid/comm")" = kumod ]; then sed -n 's/^VmHWM:[^0-9]*\([0-9]*\).*/\1/p' "/proc/$pid/status"; fi
+    if [ "$(cat "/proc/$pid/comm")" = kumod ]; then sed -n "s/^$1:[^0-9]*\([0-9]*\).*/\1/p" "/proc/$pid/status"; fi
   done
 }
 
@@ -190,6 +197,15 @@ wait_for_sink() { # count, seconds
     nap 0.02
     read_sink
   done
+}
+
+# ---- Figures ---------------------------------------------------------------------------------------------------------
+
+verdict() { # value, target, floor, "up" where more is better
+  awk -v v="$1" -v t="$2" -v f="$3" -v up="${4:-}" 'BEGIN {
+    if (t == "-" || v == "" || v == "-") exit
+    good = up ? v >= t : v <= t; fair = up ? v >= f : v <= f
+    print (good ? "target met" : fair ? "floor met, target " t " missed" : "FLOOR " f " MISSED") }'
 }
 
 median() { sort -g | awk '{a[NR] = $1} END {print NR % 2 ? a[(NR + 1) / 2] : (a[NR / 2] + a[NR / 2 + 1]) / 2}'; }

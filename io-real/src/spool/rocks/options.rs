@@ -5,7 +5,7 @@ use kumo_core::config::service::RocksParams;
 use kumo_core::port::{SpoolError, SpoolErrorKind};
 use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel, Options};
 
-const BLOCK_CACHE_OCTETS: usize = 16 * 1024 * 1024;
+pub(super) const BLOCK_CACHE_OCTETS: usize = 16 * 1024 * 1024;
 const WRITE_BUFFER_OCTETS: u64 = 16 * 1024 * 1024;
 const BLOOM_BITS: f64 = 10.0;
 const LOG_FILES_KEPT: usize = 10;
@@ -24,6 +24,14 @@ pub(super) struct Leniency {
     pub accept_missing_wal: bool,
     /// Open although table files are missing or damaged.
     pub skip_damaged_tables: bool,
+}
+
+/// What a family's write buffers take at most, in octets: RocksDB stalls writes before it opens another.
+pub(super) fn memtables(params: &RocksParams) -> u64 {
+    // The optimize_ functions allow six of them, RocksDB by itself two.
+    let styled = params.optimize_level_style_compaction.is_some()
+        || params.optimize_universal_style_compaction.is_some();
+    write_buffer(params).saturating_mul(if styled { 6 } else { 2 })
 }
 
 /// Block cache for all families of one database.
