@@ -61,7 +61,8 @@ impl Rocks {
 
     /// What operators subtract from the process's size before they call it a leak.
     fn say_memory_budget(&self) {
-        let memtables: u64 = self.families.iter().map(|(_, params)| options::memtables(params)).sum();
+        let memtables: u64 =
+            self.families.iter().map(|(_, params)| options::memtables(params)).sum();
         tracing::info!(
             "rocksdb at {}: memory budget {memtables} octets of memtables, {} of block cache",
             self.path.display(),
