@@ -21,6 +21,8 @@ pub use io::*;
 pub use session::{Session, Settings, WakeReason};
 
 #[cfg(test)]
+mod corpus;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod tests;

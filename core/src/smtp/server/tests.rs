@@ -580,42 +580,6 @@ fn policy_that_takes_too_long_gets_451_and_its_late_answer_is_ignored() {
     assert!(session.poll().is_none() && session.wants_bytes(), "nothing was submitted");
 }
 
-/// Replies with ids masked, and what was submitted, for a comparison between ways to cut the input.
-fn outcome(parts: &[&[u8]]) -> (String, Vec<(String, Vec<u8>)>, bool) {
-    let mut dialogue = Dialogue::opened(settings(|l| l.line_length_hard_limit = 40));
-    for part in parts {
-        if !dialogue.is_closed {
-            dialogue.say(part);
-        }
-    }
-    let messages = std::mem::take(&mut dialogue.submitted);
-    let content =
-        messages.iter().map(|m| (m.envelope.recipients[0].to_string(), m.body.to_vec())).collect();
-    (String::from_utf8_lossy(&dialogue.replies).into_owned(), content, dialogue.is_closed)
-}
-
-/// I17, for a corpus with a bit of everything.
-#[test]
-fn cutting_the_input_anywhere_changes_nothing() {
-    let long = "x".repeat(60);
-    let corpus = [
-        MESSAGE.to_owned() + &MESSAGE[11..],
-        format!("EHLO c\r\n{long}\r\nNOOP {}\r\nNOOP\nRSET\r\n\u{e9}\r\nQUIT\r\n", "y".repeat(36)),
-        format!("{ENVELOPE}DATA\r\n{long}\r\n.\r\nNOOP\r\n"),
-        format!("{ENVELOPE}DATA\r\na\n.\r\n.\rb\r\n.\r\nGET / HTTP/1.1\r\nHost: x\r\n"),
-        "EHLO c\r\nAUTH PLAIN AAAA\r\nMAIL FROM:<a@b> SIZE=1 SIZE=2\r\n\x16\x03\x01".to_owned(),
-    ];
-    for text in corpus {
-        let octets = text.as_bytes();
-        let whole = outcome(&[octets]);
-        for cut in 0..=octets.len() {
-            assert_eq!(outcome(&[&octets[..cut], &octets[cut..]]), whole, "{text:?} cut at {cut}");
-        }
-        let single: Vec<&[u8]> = octets.chunks(1).collect();
-        assert_eq!(outcome(&single), whole, "{text:?} octet by octet");
-    }
-}
-
 proptest! {
     #[test]
     fn no_input_panics_and_nothing_is_submitted_without_the_end_of_data(
