@@ -1,10 +1,11 @@
 //! The hostile inputs of reliability.md section 4 that are told by what a client says: one table, each row under the
 //! words of that section. Checked of each: the last reply, how many messages got in, the session's state after it, the
-//! bound of memory, what is written down; and that cutting the input at any offset changes nothing (I17). Inputs that
-//! take time, a handshake or a policy stand in `hostile`.
+//! bounds of memory and work, what is written down; and that cutting the input at any offset changes nothing (I17).
+//! Inputs that take time, a handshake or a policy stand in `hostile`.
 use super::greeting::auth_response;
 use super::tests::{Dialogue, ENVELOPE, MESSAGE, settings};
 use crate::config::listener::LineEndings;
+use crate::header;
 use crate::limits;
 
 /// The session's state, found out by a MAIL.
@@ -334,10 +335,19 @@ fn contents() -> Vec<Row> {
             format!("Content-Type: multipart/mixed; boundary={depth}\r\n\r\n--{depth}\r\n")
         })
         .collect();
+    let to_many = |content: &str| {
+        let recipients = "RCPT TO:<a@b.test>\r\n".repeat(100);
+        format!("EHLO c\r\nMAIL FROM:<>\r\n{recipients}DATA\r\n{content}.\r\n")
+    };
     let hops = |count| data(&("Received: x\r\n".repeat(count) + "\r\n.\r\n"));
     vec![
         row("header count 10^5", data(&("A: b\r\n".repeat(100_000) + "\r\nb\r\n.\r\n")), ACCEPTED),
         row("fold bomb", data(&format!("A: b\r\n{}\r\n.\r\n", " \r\n".repeat(100_000))), ACCEPTED),
+        row(
+            "fold bomb to 100",
+            to_many(&format!("A: b\r\n{}", " \r\n".repeat(9_000))),
+            ("250 ", 100, Greeted),
+        ),
         row("100 nested MIME", data(&format!("{nested}\r\nend\r\n.\r\n")), ACCEPTED),
         row("no header", data("just text\r\n.\r\n"), ACCEPTED),
         row("header-only", data("Subject: x\r\n.\r\n"), ACCEPTED),
@@ -512,7 +522,10 @@ fn every_row_has_its_reply_its_messages_and_its_state() {
     for row in rows() {
         let name = row.name;
         let mut dialogue = row.begin();
-        dialogue.say(&row.said);
+        let work = header::work::of(|| dialogue.say(&row.said));
+        // The header, and the first line for each message that gets trace fields.
+        let enough = 2 * row.said.len() + 3_000 * row.messages;
+        assert!(work <= enough, "{name}: {work} octets of header for {}", row.said.len());
         let last = dialogue.last();
         assert!(last.starts_with(row.reply), "{name}: expected {:?}, found {last:?}", row.reply);
         assert_eq!(dialogue.submitted.len(), row.messages, "{name}");
