@@ -398,6 +398,7 @@ fn ordinary() -> Vec<Row> {
 fn authentication() -> Vec<Row> {
     let good = auth_response("", "u", "p");
     let nul = auth_response("", "u\0x", "p");
+    let unpadded = auth_response("", "us", "pw");
     let long = "A".repeat(12_288);
     let mut rows = vec![
         refused("cancelled by *", "AUTH PLAIN\r\n*\r\n", "501 5.5.0", Greeted),
@@ -409,6 +410,7 @@ fn authentication() -> Vec<Row> {
         refused("unknown mechanism", "AUTH CRAM-MD5\r\n", "504 5.5.4 AUTH CRAM-MD5", Greeted),
         refused("no mechanism", "AUTH\r\n", "501 5.5.2", Greeted),
         refused("a secret for a mechanism", format!("AUTH {good}\r\n"), "501 5.5.2", Greeted),
+        refused("the same without padding", format!("AUTH {unpadded}\r\n"), "501 5.5.2", Greeted),
         refused("one word too many", format!("AUTH PLAIN {good} x\r\n"), "501 5.5.2", Greeted),
         refused("1-character password", format!("AUTH PLAIN {good}\r\n"), "535 5.7.8", Greeted),
         refused(
@@ -545,7 +547,8 @@ fn every_row_has_its_reply_its_messages_and_its_state() {
 /// Neither line ends nor secrets get into records, whatever was said.
 #[test]
 fn what_is_written_down_is_one_clean_line_without_secrets() {
-    let secrets = [auth_response("", "u", "p"), auth_response("", "u\0x", "p")];
+    let secrets = [("u", "p"), ("u\0x", "p"), ("us", "pw")];
+    let secrets = secrets.map(|(user, password)| auth_response("", user, password));
     for row in rows() {
         let mut dialogue = row.begin();
         dialogue.say(&row.said);
