@@ -35,8 +35,7 @@ async fn first_attempt(policy: FixedPolicy, sink: &Sink) -> Line {
     send_one(&world).await;
     until("an attempt", || kinds(&world).len() == 2).await;
     timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
-    let line = world.lines.0.lock().unwrap()[1].clone();
-    line
+    world.lines.0.lock().unwrap()[1].clone()
 }
 
 /// The first connection that a message leads to; nobody answers it.
@@ -48,8 +47,7 @@ async fn first_dialled(policy: FixedPolicy) -> DialRequest {
     let ours = before + 1;
     until("a connection", || world.network.dialled.lock().unwrap().len() > ours).await;
     timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
-    let dialled = world.network.dialled.lock().unwrap()[ours].clone();
-    dialled
+    world.network.dialled.lock().unwrap()[ours].clone()
 }
 
 #[tokio::test]
