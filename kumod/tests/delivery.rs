@@ -5,6 +5,7 @@ mod support;
 use serde_json::Value;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use support::{
@@ -235,7 +236,10 @@ fn a_maildir_gets_one_file_with_the_return_path() {
     let maildir = home.path("mail");
     let handlers = format!(
         "kumo.on('get_queue_config', function()
-           return kumo.make_queue_config {{ protocol = {{ maildir_path = '{}/{{{{ email }}}}' }} }}
+           return kumo.make_queue_config {{ protocol = {{
+             maildir_path = '{}/{{{{ email }}}}',
+             dir_mode = tonumber('750', 8), file_mode = tonumber('640', 8),
+           }} }}
          end)",
         maildir.display()
     );
@@ -247,6 +251,8 @@ fn a_maildir_gets_one_file_with_the_return_path() {
     let content = fs::read_to_string(&file).unwrap();
     assert!(content.starts_with("Return-Path: <ann@client.example>"), "{content}");
     assert!(content.contains("This is a test mailing"), "{content}");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode(&new), mode(&file)), (0o750, 0o640));
     let delivery = first_record(&home, "Delivery");
     assert_eq!(delivery["delivery_protocol"], "Maildir");
     kumod.stop();

@@ -27,13 +27,6 @@ pub enum EnableTls {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum ReconnectStrategy {
-    ConnectNextHost,
-    TerminateSession,
-    ReconnectSameHost,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum IpLookupStrategy {
     Ipv4Only,
     Ipv6Only,
@@ -42,7 +35,7 @@ pub enum IpLookupStrategy {
     Ipv4ThenIpv6,
 }
 
-name_forms!(EnableTls, ReconnectStrategy, IpLookupStrategy);
+name_forms!(EnableTls, IpLookupStrategy);
 
 /// An address block such as `127.0.0.0/8`; a bare address is its own block. Serialised as its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -178,15 +171,12 @@ pub struct EgressPath {
     pub skip_hosts: Vec<Cidr>,
     pub ip_lookup_strategy: IpLookupStrategy,
     pub ignore_8bit_checks: bool,
-    pub reconnect_strategy: ReconnectStrategy,
-    pub try_next_host_on_transport_error: bool,
     #[serde(with = "super::duration::optional_text")]
     pub remember_broken_tls: Option<Duration>,
     pub opportunistic_tls_reconnect_on_failed_handshake: bool,
     #[serde(with = "super::duration::text")]
     pub refresh_interval: Duration,
     pub provider_name: Option<Box<str>>,
-    pub aggressive_connection_opening: bool,
 }
 
 impl Default for EgressPath {
@@ -196,7 +186,7 @@ impl Default for EgressPath {
         let block6 =
             |last| Cidr { address: IpAddr::from([0, 0, 0, 0, 0, 0, 0, last]), prefix: 128 };
         EgressPath {
-            connection_limit: LimitSpec { limit: 32, force_local: false },
+            connection_limit: LimitSpec { limit: 32 },
             additional_connection_limits: BTreeMap::new(),
             max_connection_rate: None,
             max_deliveries_per_connection: 1024,
@@ -238,13 +228,10 @@ impl Default for EgressPath {
             skip_hosts: Vec::new(),
             ip_lookup_strategy: IpLookupStrategy::Ipv4AndIpv6,
             ignore_8bit_checks: false,
-            reconnect_strategy: ReconnectStrategy::ConnectNextHost,
-            try_next_host_on_transport_error: false,
             remember_broken_tls: None,
             opportunistic_tls_reconnect_on_failed_handshake: false,
             refresh_interval: seconds(60),
             provider_name: None,
-            aggressive_connection_opening: false,
         }
     }
 }
@@ -263,10 +250,8 @@ impl Constructed for EgressPath {
             rset_timeout idle_timeout starttls_timeout auth_timeout system_shutdown_timeout
             smtp_auth_plain_username allow_smtp_auth_plain_without_tls
             allow_smtp_auth_plain_without_valid_certificate ehlo_domain prohibited_hosts skip_hosts
-            ip_lookup_strategy ignore_8bit_checks reconnect_strategy
-            try_next_host_on_transport_error remember_broken_tls
+            ip_lookup_strategy ignore_8bit_checks remember_broken_tls
             opportunistic_tls_reconnect_on_failed_handshake refresh_interval provider_name
-            aggressive_connection_opening
         });
         path.smtp_auth_plain_password =
             table.optional::<Secret>("smtp_auth_plain_password").map(|Secret(text)| text);

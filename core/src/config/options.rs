@@ -1,7 +1,7 @@
 //! What every option key of every constructor does: effective, accepted without effect yet, or refused. Every key
 //! that users of the reference know stands in one of these tables; any other key is an error.
-//! Invariant: a key is [`Effect::Effective`] exactly if the constructor reads it. How values are read stands in
-//! [`super::read`] and beside the types.
+//! Invariant: a key is [`Effect::Effective`] exactly if the constructor reads it, and only where the test named beside it
+//! shows what it does. How values are read stands in [`super::read`] and beside the types.
 use super::read::{self, Table};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -55,7 +55,7 @@ pub struct OptionKey {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// `test` is the name of the test that shows it.
+    /// `test` shows it: its file in the workspace, `::` and its name.
     Effective { test: &'static str },
     /// A warning is given.
     AcceptedWithoutEffect,
@@ -95,10 +95,10 @@ impl OptionTable {
     }
 }
 
-/// `NAME = constructor, "within", "group of the tests"; effective: …; without_effect: …; refused: …;`
+/// `NAME = constructor, "within"`, then the effective keys with their tests by file, those without effect, those refused.
 macro_rules! option_tables {
-    ($($(#[$doc:meta])* $name:ident = $constructor:literal, $within:literal, $tests:literal {
-        effective: $($effective:ident)*;
+    ($($(#[$doc:meta])* $name:ident = $constructor:literal, $within:literal {
+        $(effective in $file:literal { $($effective:ident: $test:ident,)+ })+
         without_effect: $($without:ident)*;
         refused: $($refused:ident unless $unless:ident $why:expr,)*
     })+) => {
@@ -106,12 +106,10 @@ macro_rules! option_tables {
             constructor: $constructor,
             within: $within,
             options: &[
-                $(OptionKey {
+                $($(OptionKey {
                     key: stringify!($effective),
-                    effect: Effect::Effective {
-                        test: concat!($tests, "::", stringify!($effective)),
-                    },
-                },)*
+                    effect: Effect::Effective { test: concat!($file, "::", stringify!($test)) },
+                },)+)+
                 $(OptionKey {
                     key: stringify!($without),
                     effect: Effect::AcceptedWithoutEffect,
@@ -135,11 +133,35 @@ const NO_CLIENT_CERTIFICATE: &str = "kumod offers no client certificate yet, and
                                      reject the mail; take the key out";
 
 option_tables! {
-    ESMTP_LISTENER = "kumo.start_esmtp_listener", "", "esmtp_listener" {
-        effective: listen hostname banner relay_hosts max_connections client_timeout
-            data_processing_timeout max_messages_per_connection max_recipients_per_message
-            max_message_size invalid_line_endings line_length_hard_limit batch_handling
-            tls_certificate tls_private_key trace_headers meta;
+    ESMTP_LISTENER = "kumo.start_esmtp_listener", "" {
+        effective in "core/src/smtp/server/tests.rs" {
+            banner: banner_and_first_metadata_are_the_listeners,
+            meta: banner_and_first_metadata_are_the_listeners,
+            relay_hosts: relaying_needs_a_reason,
+            client_timeout: a_client_has_client_timeout_for_each_command_and_while_it_sends,
+            data_processing_timeout:
+                policy_that_takes_too_long_gets_451_and_its_late_answer_is_ignored,
+            line_length_hard_limit: a_line_may_be_as_long_as_the_listener_says,
+            batch_handling: recipients_are_split_as_told,
+            trace_headers: trace_fields_are_put_on_as_told,
+        }
+        effective in "core/src/smtp/server/hostile.rs" {
+            max_messages_per_connection: a_connection_has_its_number_of_messages,
+            max_recipients_per_message: a_million_recipients_keep_the_first_ones,
+            max_message_size: odd_content_is_content,
+            invalid_line_endings: end_of_data_look_alikes_never_end_data,
+        }
+        effective in "kumod/driver/tests/options/mod.rs" {
+            hostname: a_listener_has_its_own_name_and_its_number_of_connections,
+            max_connections: a_listener_has_its_own_name_and_its_number_of_connections,
+        }
+        effective in "kumod/driver/tests/whole.rs" {
+            listen: one_message_goes_all_the_way,
+        }
+        effective in "kumod/tests/listeners.rs" {
+            tls_certificate: both_kinds_of_listener_show_the_certificate_they_are_given,
+            tls_private_key: both_kinds_of_listener_show_the_certificate_they_are_given,
+        }
         without_effect: data_buffer_size;
         refused:
             deferred_spool unless False
@@ -156,57 +178,125 @@ option_tables! {
             peer unless EmptyTable NO_OVERRIDES,
             via unless EmptyTable NO_OVERRIDES,
     }
-    TRACE_HEADERS = "kumo.start_esmtp_listener", "trace_headers", "trace_headers" {
-        effective: received_header supplemental_header header_name include_meta_names;
+    TRACE_HEADERS = "kumo.start_esmtp_listener", "trace_headers" {
+        effective in "core/src/smtp/server/tests.rs" {
+            received_header: trace_fields_are_put_on_as_told,
+            supplemental_header: trace_fields_are_put_on_as_told,
+            header_name: trace_fields_are_put_on_as_told,
+            include_meta_names: trace_fields_are_put_on_as_told,
+        }
         without_effect: ;
         refused:
     }
-    HTTP_LISTENER = "kumo.start_http_listener", "", "http_listener" {
-        effective: listen hostname trusted_hosts request_body_limit use_tls tls_certificate
-            tls_private_key;
+    HTTP_LISTENER = "kumo.start_http_listener", "" {
+        effective in "kumod/tests/listeners.rs" {
+            listen: an_http_listener_serves_whom_it_trusts_and_bodies_up_to_its_limit,
+            trusted_hosts: an_http_listener_serves_whom_it_trusts_and_bodies_up_to_its_limit,
+            request_body_limit: an_http_listener_serves_whom_it_trusts_and_bodies_up_to_its_limit,
+            use_tls: both_kinds_of_listener_show_the_certificate_they_are_given,
+            tls_certificate: both_kinds_of_listener_show_the_certificate_they_are_given,
+            tls_private_key: both_kinds_of_listener_show_the_certificate_they_are_given,
+            hostname: an_http_listener_without_a_certificate_makes_one_for_its_hostname,
+        }
         without_effect: ;
         refused:
     }
-    LISTENER_DOMAIN = "kumo.make_listener_domain", "", "listener_domain" {
-        effective: relay_to relay_from log_oob log_arf;
-        without_effect: ttl;
+    LISTENER_DOMAIN = "kumo.make_listener_domain", "" {
+        effective in "core/src/smtp/server/tests.rs" {
+            relay_to: events_come_in_order_and_only_where_handled,
+            relay_from: relaying_needs_a_reason,
+        }
+        without_effect: log_oob log_arf ttl;
         refused:
     }
-    SPOOL = "kumo.define_spool", "", "spool" {
-        effective: name path kind flush rocks_params;
+    SPOOL = "kumo.define_spool", "" {
+        effective in "kumod/tests/delivery.rs" {
+            name: what_cant_start_says_why_in_one_line,
+        }
+        effective in "io-real/src/spool/tests.rs" {
+            path: a_second_opener_is_told_about_the_lock_and_its_owner,
+            kind: files_for_both_at_one_path_conform,
+        }
+        effective in "kumod/tests/sync_before_250.rs" {
+            flush: without_flush_the_check_finds_every_message_unsynced,
+        }
+        effective in "io-real/src/spool/rocks/tests.rs" {
+            rocks_params: every_parameter_stands_in_the_options_file,
+        }
         without_effect: min_free_space min_free_inodes;
         refused:
     }
-    ROCKS_PARAMS = "kumo.define_spool", "rocks_params", "rocks_params" {
-        effective: increase_parallelism optimize_level_style_compaction
-            optimize_universal_style_compaction paranoid_checks compression_type
-            compaction_readahead_size level_compaction_dynamic_level_bytes max_open_files
-            write_buffer_size level0_stop_writes_trigger log_level memtable_huge_page_size
-            log_file_time_to_roll obsolete_files_period;
+    ROCKS_PARAMS = "kumo.define_spool", "rocks_params" {
+        effective in "io-real/src/spool/rocks/tests.rs" {
+            increase_parallelism: every_parameter_stands_in_the_options_file,
+            optimize_level_style_compaction: every_parameter_stands_in_the_options_file,
+            optimize_universal_style_compaction: every_parameter_stands_in_the_options_file,
+            paranoid_checks: every_parameter_stands_in_the_options_file,
+            compression_type: every_parameter_stands_in_the_options_file,
+            compaction_readahead_size: every_parameter_stands_in_the_options_file,
+            level_compaction_dynamic_level_bytes: every_parameter_stands_in_the_options_file,
+            max_open_files: every_parameter_stands_in_the_options_file,
+            write_buffer_size: every_parameter_stands_in_the_options_file,
+            level0_stop_writes_trigger: every_parameter_stands_in_the_options_file,
+            log_level: every_parameter_stands_in_the_options_file,
+            memtable_huge_page_size: every_parameter_stands_in_the_options_file,
+            log_file_time_to_roll: every_parameter_stands_in_the_options_file,
+            obsolete_files_period: every_parameter_stands_in_the_options_file,
+        }
         without_effect: limit_concurrent_stores limit_concurrent_loads limit_concurrent_removes
             store_deadline error_latch_duration error_unlatch_duration allow_error_unlatch;
         refused:
     }
-    LOCAL_LOGS = "kumo.configure_local_logs", "", "local_logs" {
-        effective: log_dir max_file_size back_pressure compression_level max_segment_duration meta
-            headers per_record;
+    LOCAL_LOGS = "kumo.configure_local_logs", "" {
+        effective in "kumod/src/logs/tests.rs" {
+            log_dir: a_record_can_be_read_within_a_second_and_all_of_them_after_the_stop,
+            max_file_size: segments_turn_over_at_their_size_and_names_within_a_second_differ,
+            back_pressure: when_the_disk_refuses_records_wait_and_none_is_lost,
+            compression_level: a_higher_compression_level_makes_smaller_segments,
+            max_segment_duration: a_segment_ends_after_its_time_without_another_record,
+            meta: records_hold_the_metadata_and_fields_that_the_configuration_names,
+            headers: records_hold_the_metadata_and_fields_that_the_configuration_names,
+            per_record: kinds_go_where_per_record_says,
+        }
         without_effect: filter_event min_free_space min_free_inodes;
         refused:
     }
     /// The table of each record type.
-    PER_RECORD = "kumo.configure_local_logs", "per_record", "per_record" {
-        effective: enable suffix log_dir;
+    PER_RECORD = "kumo.configure_local_logs", "per_record" {
+        effective in "kumod/src/logs/tests.rs" {
+            enable: kinds_go_where_per_record_says,
+            suffix: kinds_go_where_per_record_says,
+            log_dir: kinds_go_where_per_record_says,
+        }
         without_effect: template segment_header;
         refused:
     }
-    QUEUE_CONFIG = "kumo.make_queue_config", "", "queue_config" {
-        effective: retry_interval max_retry_interval max_age egress_pool max_message_rate protocol
-            reap_interval refresh_interval provider_name;
-        without_effect: refresh_strategy timerwheel_tick_interval strategy shrink_policy;
+    QUEUE_CONFIG = "kumo.make_queue_config", "" {
+        effective in "core/src/engine/schedule.rs" {
+            retry_interval: delays_double_up_to_the_maximum,
+            max_retry_interval: delays_double_up_to_the_maximum,
+        }
+        effective in "core/src/engine/tests.rs" {
+            max_age: expiry_holds_while_scheduled,
+            egress_pool:
+                a_queue_leaves_through_the_pool_it_names_which_bears_the_name_it_gives_itself,
+            max_message_rate: a_scheduled_queue_has_a_message_rate_of_its_own,
+            protocol: mx_list_and_literals_ask_no_dns,
+            reap_interval: an_empty_queue_is_reaped_after_its_own_interval,
+            refresh_interval: policy_is_asked_again_after_each_refresh_interval,
+        }
+        without_effect: provider_name refresh_strategy timerwheel_tick_interval strategy shrink_policy;
         refused:
     }
-    PROTOCOL = "kumo.make_queue_config", "protocol", "protocol" {
-        effective: smtp maildir_path dir_mode file_mode;
+    PROTOCOL = "kumo.make_queue_config", "protocol" {
+        effective in "core/src/engine/tests.rs" {
+            smtp: mx_list_and_literals_ask_no_dns,
+        }
+        effective in "kumod/tests/delivery.rs" {
+            maildir_path: a_maildir_gets_one_file_with_the_return_path,
+            dir_mode: a_maildir_gets_one_file_with_the_return_path,
+            file_mode: a_maildir_gets_one_file_with_the_return_path,
+        }
         without_effect: ;
         refused:
             custom_lua unless Never
@@ -215,32 +305,83 @@ option_tables! {
             xfer unless Never
                 "kumod doesn't transfer messages to other nodes yet; use smtp with an mx_list",
     }
-    SMTP = "kumo.make_queue_config", "protocol.smtp", "smtp" {
-        effective: mx_list;
+    SMTP = "kumo.make_queue_config", "protocol.smtp" {
+        effective in "core/src/engine/tests.rs" {
+            mx_list: mx_list_and_literals_ask_no_dns,
+        }
         without_effect: treat_mx_list_as_secure;
         refused:
     }
     /// An entry that is a table.
-    MX_LIST = "kumo.make_queue_config", "protocol.smtp.mx_list", "mx_list" {
-        effective: name addr;
+    MX_LIST = "kumo.make_queue_config", "protocol.smtp.mx_list" {
+        effective in "kumod/driver/tests/options/mod.rs" {
+            name: records_bear_the_paths_provider_and_the_lists_host,
+            addr: a_session_dials_what_list_path_and_source_say,
+        }
         without_effect: ;
         refused:
     }
-    EGRESS_PATH = "kumo.make_egress_path", "", "egress_path" {
-        effective: connection_limit additional_connection_limits max_connection_rate
-            max_deliveries_per_connection max_message_rate additional_message_rate_throttles
-            source_selection_rate additional_source_selection_rates max_ready
-            max_recipients_per_batch consecutive_connection_failures_before_delay smtp_port
-            enable_tls enable_pipelining enable_rset use_lmtp connect_timeout banner_timeout
-            ehlo_timeout mail_from_timeout rcpt_to_timeout data_timeout data_dot_timeout
-            rset_timeout idle_timeout starttls_timeout auth_timeout system_shutdown_timeout
-            smtp_auth_plain_username smtp_auth_plain_password allow_smtp_auth_plain_without_tls
-            allow_smtp_auth_plain_without_valid_certificate ehlo_domain prohibited_hosts skip_hosts
-            ip_lookup_strategy ignore_8bit_checks reconnect_strategy
-            try_next_host_on_transport_error remember_broken_tls
-            opportunistic_tls_reconnect_on_failed_handshake refresh_interval provider_name
-            aggressive_connection_opening;
-        without_effect: enable_mta_sts tls_prefer_openssl openssl_cipher_list openssl_cipher_suites
+    EGRESS_PATH = "kumo.make_egress_path", "" {
+        effective in "core/src/engine/tests.rs" {
+            connection_limit: connections_stay_within_the_limit_and_grow_with_the_queue,
+            additional_connection_limits: a_shared_connection_limit_passes_from_queue_to_queue,
+            max_connection_rate: a_connection_rate_holds_the_next_connection_back,
+            max_deliveries_per_connection: a_session_is_used_again_and_closed_after_its_share,
+            max_message_rate: message_rates_wake_exactly_when_the_token_comes,
+            additional_message_rate_throttles: a_shared_message_throttle_holds_over_ready_queues,
+            source_selection_rate: source_selection_rates_hold_the_line_and_let_it_go_on_time,
+            additional_source_selection_rates: a_shared_selection_rate_holds_over_ready_queues,
+            max_ready: a_full_ready_queue_takes_the_next_as_soon_as_there_is_room,
+            max_recipients_per_batch:
+                recipients_beyond_the_batch_or_given_back_go_in_the_next_transaction_at_once,
+            consecutive_connection_failures_before_delay:
+                more_failures_in_a_row_than_allowed_delay_the_whole_ready_queue,
+            refresh_interval: policy_is_asked_again_after_each_refresh_interval,
+        }
+        effective in "core/src/mx.rs" {
+            prohibited_hosts: forbidden_addresses_stop_the_plan_and_skipped_ones_leave_it,
+            skip_hosts: forbidden_addresses_stop_the_plan_and_skipped_ones_leave_it,
+        }
+        effective in "core/src/smtp/client/tests/greeting.rs" {
+            enable_tls: tls_is_used_as_enable_tls_says,
+            smtp_auth_plain_username: credentials_leave_only_where_the_path_allows,
+            smtp_auth_plain_password: credentials_leave_only_where_the_path_allows,
+            allow_smtp_auth_plain_without_tls: credentials_leave_only_where_the_path_allows,
+            allow_smtp_auth_plain_without_valid_certificate:
+                credentials_leave_only_where_the_path_allows,
+        }
+        effective in "core/src/smtp/client/tests/transaction.rs" {
+            enable_pipelining: without_pipelining_each_command_waits_for_the_last_reply,
+            enable_rset: without_rset_a_failed_transaction_is_the_last,
+            use_lmtp: lmtp_has_a_verdict_for_each_accepted_recipient,
+            ignore_8bit_checks: what_the_server_cannot_take_is_refused_without_a_word,
+        }
+        effective in "core/src/smtp/client/tests/closing.rs" {
+            banner_timeout: each_wait_is_as_long_as_its_option_says,
+            ehlo_timeout: each_wait_is_as_long_as_its_option_says,
+            starttls_timeout: each_wait_is_as_long_as_its_option_says,
+            auth_timeout: each_wait_is_as_long_as_its_option_says,
+            mail_from_timeout: each_wait_is_as_long_as_its_option_says,
+            rcpt_to_timeout: each_wait_is_as_long_as_its_option_says,
+            data_timeout: each_wait_is_as_long_as_its_option_says,
+            data_dot_timeout: each_wait_is_as_long_as_its_option_says,
+            rset_timeout: each_wait_is_as_long_as_its_option_says,
+            idle_timeout: each_wait_is_as_long_as_its_option_says,
+        }
+        effective in "kumod/driver/tests/options/mod.rs" {
+            smtp_port: a_session_dials_what_list_path_and_source_say,
+            ip_lookup_strategy: the_family_of_addresses_is_the_paths_to_choose,
+            connect_timeout: a_host_that_does_not_answer_costs_connect_timeout,
+            ehlo_domain: the_name_given_in_ehlo_is_the_paths_else_the_sources_else_the_hosts,
+            remember_broken_tls: broken_tls_is_done_without_and_remembered_where_the_path_says_so,
+            opportunistic_tls_reconnect_on_failed_handshake:
+                broken_tls_is_done_without_and_remembered_where_the_path_says_so,
+            system_shutdown_timeout:
+                a_verdict_that_does_not_come_holds_a_stop_up_for_system_shutdown_timeout,
+            provider_name: records_bear_the_paths_provider_and_the_lists_host,
+        }
+        without_effect: reconnect_strategy try_next_host_on_transport_error aggressive_connection_opening
+            enable_mta_sts tls_prefer_openssl openssl_cipher_list openssl_cipher_suites
             openssl_options rustls_cipher_suites refresh_strategy dispatcher_wakeup_strategy
             maintainer_wakeup_strategy low_memory_reduction_policy no_memory_reduction_policy
             readyq_pool_name dispatcher_progress_watchdog_timeout;
@@ -252,23 +393,42 @@ option_tables! {
             tls_private_key unless Never NO_CLIENT_CERTIFICATE,
     }
     /// A limit that is a table: `connection_limit`, and the values of `additional_connection_limits`.
-    LIMIT_SPEC = "kumo.make_egress_path", "connection_limit", "limit_spec" {
-        effective: limit force_local;
+    LIMIT_SPEC = "kumo.make_egress_path", "connection_limit" {
+        effective in "core/src/engine/tests.rs" {
+            limit: connections_stay_within_the_limit_and_grow_with_the_queue,
+        }
+        without_effect: force_local;
+        refused:
+    }
+    EGRESS_POOL = "kumo.make_egress_pool", "" {
+        effective in "core/src/engine/tests.rs" {
+            name: a_queue_leaves_through_the_pool_it_names_which_bears_the_name_it_gives_itself,
+            entries: weighted_sources_get_their_shares_and_weight_zero_none,
+            ttl: a_pool_is_as_fresh_as_the_shortest_ttl_of_it_and_its_sources,
+        }
         without_effect: ;
         refused:
     }
-    EGRESS_POOL = "kumo.make_egress_pool", "", "egress_pool" {
-        effective: name entries ttl;
+    POOL_ENTRY = "kumo.make_egress_pool", "entries" {
+        effective in "kumod/src/policy/tests/engine.rs" {
+            name: a_pool_comes_with_its_sources_in_order,
+        }
+        effective in "core/src/engine/tests.rs" {
+            weight: weighted_sources_get_their_shares_and_weight_zero_none,
+        }
         without_effect: ;
         refused:
     }
-    POOL_ENTRY = "kumo.make_egress_pool", "entries", "pool_entry" {
-        effective: name weight;
-        without_effect: ;
-        refused:
-    }
-    EGRESS_SOURCE = "kumo.make_egress_source", "", "egress_source" {
-        effective: name ehlo_domain source_address remote_port ttl;
+    EGRESS_SOURCE = "kumo.make_egress_source", "" {
+        effective in "core/src/engine/tests.rs" {
+            name: weighted_sources_get_their_shares_and_weight_zero_none,
+            ttl: a_pool_is_as_fresh_as_the_shortest_ttl_of_it_and_its_sources,
+        }
+        effective in "kumod/driver/tests/options/mod.rs" {
+            ehlo_domain: the_name_given_in_ehlo_is_the_paths_else_the_sources_else_the_hosts,
+            source_address: a_session_dials_what_list_path_and_source_say,
+            remote_port: a_session_dials_what_list_path_and_source_say,
+        }
         without_effect: suspend_when_unplumbed suspend_when_proxy_unhealthy;
         refused:
             ha_proxy_server unless Never NO_PROXY,

@@ -29,7 +29,6 @@ pub struct QueueConfig {
     pub reap_interval: Duration,
     #[serde(with = "super::duration::text")]
     pub refresh_interval: Duration,
-    pub provider_name: Option<Box<str>>,
 }
 
 /// How a queue's messages leave (core.md 3.3).
@@ -69,7 +68,6 @@ impl Default for QueueConfig {
             protocol: DeliveryProtocol::Smtp { mx_list: Vec::new() },
             reap_interval: Duration::from_secs(600),
             refresh_interval: Duration::from_secs(60),
-            provider_name: None,
         }
     }
 }
@@ -79,7 +77,7 @@ impl Constructed for QueueConfig {
     fn read(table: &mut Table) -> QueueConfig {
         let config = fields!(table, QueueConfig::default(), {
             retry_interval max_retry_interval max_age egress_pool max_message_rate protocol
-            reap_interval refresh_interval provider_name
+            reap_interval refresh_interval
         });
         for (key, time) in [
             ("retry_interval", Some(config.retry_interval)),

@@ -1,7 +1,6 @@
 //! Every key of every constructor, each value form, and hostile tables. The readers are tested through
 //! `Constructed::parse` only, as the policy layer uses them.
 use super::egress::{Cidr, EnableTls};
-use super::listener::ReportHandling;
 use super::options::{
     self, ConfigError, Constructed, Effect, OptionKey, OptionTable, Parsed, TABLES,
 };
@@ -11,7 +10,8 @@ use crate::limits;
 use crate::time::Duration;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 fn map(json: Value) -> Map<String, Value> {
     json.as_object().expect("a table").clone()
@@ -101,10 +101,7 @@ fn listeners() -> Vec<Sample> {
             parse: rendered::<ListenerDomain>,
             wrap: |table| table,
             least: json!({}),
-            keys: json!({
-                "relay_to": true, "relay_from": ["10.0.0.0/8"], "log_oob": true,
-                "log_arf": "LogThenDrop",
-            }),
+            keys: json!({"relay_to": true, "relay_from": ["10.0.0.0/8"]}),
         },
     ]
 }
@@ -175,7 +172,7 @@ fn queues() -> Vec<Sample> {
                 "retry_interval": "1m", "max_retry_interval": 5, "max_age": 5.5,
                 "egress_pool": "pool", "max_message_rate": "100/h",
                 "protocol": {"smtp": {"mx_list": ["a"]}}, "reap_interval": 5,
-                "refresh_interval": 5, "provider_name": "p",
+                "refresh_interval": 5,
             }),
         },
         Sample {
@@ -227,10 +224,9 @@ const EGRESS_PATH_KEYS: &str = r#"{
     "allow_smtp_auth_plain_without_valid_certificate": true, "ehlo_domain": "d",
     "prohibited_hosts": {}, "skip_hosts": ["10.0.0.0/8"],
     "ip_lookup_strategy": "Ipv4Only", "ignore_8bit_checks": true,
-    "reconnect_strategy": "TerminateSession",
-    "try_next_host_on_transport_error": true, "remember_broken_tls": "3 days",
+    "remember_broken_tls": "3 days",
     "opportunistic_tls_reconnect_on_failed_handshake": true, "refresh_interval": 7,
-    "provider_name": "p", "aggressive_connection_opening": true
+    "provider_name": "p"
 }"#;
 
 fn egress() -> Vec<Sample> {
@@ -249,7 +245,7 @@ fn egress() -> Vec<Sample> {
             parse: rendered::<EgressPath>,
             wrap: |table| json!({"connection_limit": table}),
             least: json!({"limit": 1}),
-            keys: json!({"limit": 5, "force_local": true}),
+            keys: json!({"limit": 5}),
         },
         Sample {
             options: &options::EGRESS_POOL,
@@ -447,16 +443,50 @@ fn empty_tables_give_the_defaults() {
     assert_eq!((spool.kind, spool.flush), (SpoolKind::RocksDB, true));
 }
 
+/// The table can't lie about its tests: each is there, and is run.
 #[test]
-fn names_group_the_tests_of_the_option_table_without_doubles() {
-    let tests =
-        TABLES.iter().flat_map(|table| table.options).filter_map(|option| match option.effect {
-            Effect::Effective { test } => Some(test),
-            _ => None,
+fn every_effective_key_names_a_test_that_exists() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let mut sources: BTreeMap<&str, String> = BTreeMap::new();
+    for option in TABLES.iter().flat_map(|table| table.options) {
+        let Effect::Effective { test } = option.effect else { continue };
+        let (file, name) = test.split_once("::").expect("file::name");
+        let source = sources.entry(file).or_insert_with(|| {
+            std::fs::read_to_string(workspace.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
         });
-    let tests: Vec<&str> = tests.collect();
-    assert_eq!(tests.iter().collect::<BTreeSet<_>>().len(), tests.len());
-    assert!(tests.contains(&"queue_config::retry_interval"));
+        assert!(holds_test(source, name), "{}: there is no test {test}", option.key);
+    }
+    assert!(sources.len() > 10);
+}
+
+/// Whether `fn name(` stands right beneath `#[test]`, other attributes between them aside, and isn't ignored.
+fn holds_test(source: &str, name: &str) -> bool {
+    let lines: Vec<&str> = source.lines().map(str::trim).collect();
+    let starts = [format!("fn {name}("), format!("async fn {name}(")];
+    let begins = |line: &str| starts.iter().any(|start| line.starts_with(start.as_str()));
+    lines.iter().enumerate().filter(|(_, line)| begins(line)).any(|(at, _)| {
+        let above = lines[..at].iter().rev().take_while(|line| line.starts_with("#["));
+        let attributes: Vec<&str> = above.copied().collect();
+        let is_test =
+            |line: &&str| line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+        attributes.iter().any(is_test) && !attributes.iter().any(|line| line.contains("ignore"))
+    })
+}
+
+#[test]
+fn only_what_is_run_counts_as_a_test() {
+    for (source, expected) in [
+        ("#[test]\nfn a() {", true),
+        ("    #[tokio::test]\n    async fn a() {", true),
+        ("#[test]\n#[should_panic = \"x\"]\nfn a() {", true),
+        ("#[test]\nfn ab() {", false),
+        ("fn a() {", false),
+        ("#[test]\nfn b() {}\nfn a() {", false),
+        ("#[test]\n#[ignore]\nfn a() {", false),
+        ("// #[test]\nfn a() {", false),
+    ] {
+        assert_eq!(holds_test(source, "a"), expected, "{source}");
+    }
 }
 
 #[test]
@@ -597,23 +627,6 @@ fn lists_keep_their_limits() {
 }
 
 #[test]
-fn reports_may_be_a_bool_as_in_older_policies() {
-    for (value, expected) in [
-        (json!(true), ReportHandling::LogThenRelay),
-        (json!(false), ReportHandling::Ignore),
-        (json!("Ignore"), ReportHandling::Ignore),
-        (json!("LogThenRelay"), ReportHandling::LogThenRelay),
-        (json!("LogThenDrop"), ReportHandling::LogThenDrop),
-    ] {
-        let domain: ListenerDomain = made(json!({"log_oob": value, "log_arf": value}));
-        assert_eq!((domain.log_oob, domain.log_arf), (expected, expected));
-    }
-    assert!(
-        wrong::<ListenerDomain>(json!({"log_oob": 1})).contains("log_oob: unknown variant `1`")
-    );
-}
-
-#[test]
 fn compression_is_one_that_is_built_in() {
     let with = |name: &str| {
         let params = json!({"compression_type": name});
@@ -711,7 +724,7 @@ fn a_path_is_rendered_as_operators_read_it() {
     let blocks: Vec<Cidr> = path.prohibited_hosts.clone();
     let rendered = serde_json::to_value(&path).expect("JSON");
     for (key, expected) in [
-        ("connection_limit", json!({"limit": 10_000, "force_local": false})),
+        ("connection_limit", json!({"limit": 10_000})),
         ("max_message_rate", json!("10000/h")),
         ("idle_timeout", json!("2s 481ms")),
         ("connect_timeout", json!("1m")),

@@ -360,7 +360,8 @@ impl Engine {
         match answer {
             Ok(resolved) => {
                 let changed = pool.resolved.value.as_deref() != Some(&resolved);
-                let ttl = resolved.pool.ttl;
+                let ttls = resolved.sources.iter().map(|source| source.ttl);
+                let ttl = ttls.fold(resolved.pool.ttl, Duration::min);
                 pool.resolved.found(Arc::new(resolved), ttl, now);
                 pool.changes += u64::from(changed);
             }

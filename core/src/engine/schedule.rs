@@ -51,6 +51,11 @@ mod tests {
         let config = QueueConfig::default();
         let minutes = |attempts| retry_delay(&config, attempts) / 60;
         assert_eq!([minutes(1), minutes(2), minutes(3)].map(|d| d.as_secs()), [20, 40, 80]);
+        let hurried = QueueConfig { retry_interval: MINUTE, ..QueueConfig::default() };
+        assert_eq!(
+            [1, 2, 3].map(|k| retry_delay(&hurried, k) / 60).map(|d| d.as_secs()),
+            [1, 2, 4]
+        );
         let capped =
             QueueConfig { max_retry_interval: Some(30 * MINUTE), ..QueueConfig::default() };
         assert_eq!(retry_delay(&capped, 2), 30 * MINUTE);

@@ -26,6 +26,10 @@ struct Outside {
     path: EgressPath,
     /// Sources with their weights.
     pool: Vec<(&'static str, u64)>,
+    /// What the pool says its name is, if not what it was asked for as.
+    pool_name: Option<&'static str>,
+    pool_ttl: Duration,
+    source_ttl: Duration,
     config_fails: bool,
     resolution: fn(&str) -> Resolution,
     connect: fn(u64) -> Option<CloseCause>,
@@ -41,6 +45,9 @@ impl Default for Outside {
             queue: QueueConfig::default(),
             path: EgressPath::default(),
             pool: vec![("unspecified", 1)],
+            pool_name: None,
+            pool_ttl: MINUTE,
+            source_ttl: MINUTE,
             config_fails: false,
             resolution: |domain| {
                 let records = vec![(10, format!("mx.{domain}").into())];
@@ -70,6 +77,7 @@ struct Bench {
     busy: std::collections::BTreeSet<SessionId>,
     open: std::collections::BTreeMap<SessionId, String>,
     most_open: std::collections::BTreeMap<String, usize>,
+    asked: Vec<Question>,
     delivered_at: Vec<(Mono, String)>,
     notes: Vec<(SpoolId, RecordKind, String)>,
     removed: Vec<SpoolId>,
@@ -95,6 +103,7 @@ impl Bench {
             busy: Default::default(),
             open: Default::default(),
             most_open: Default::default(),
+            asked: vec![],
             delivered_at: vec![],
             notes: vec![],
             removed: vec![],
@@ -122,6 +131,7 @@ impl Bench {
     fn perform(&mut self, output: Output, inputs: &mut std::collections::VecDeque<Input>) {
         match output {
             Output::Ask { op, question, .. } => {
+                self.asked.push(question.clone());
                 let answer = self.answer(question);
                 inputs.push_back(Input::Answer { op, answer });
             }
@@ -200,11 +210,14 @@ impl Bench {
                     weight: *weight,
                 };
                 let pool = EgressPool {
-                    name: name.as_ref().into(),
+                    name: self.outside.pool_name.unwrap_or(&name).into(),
                     entries: self.outside.pool.iter().map(entry).collect(),
-                    ttl: MINUTE,
+                    ttl: self.outside.pool_ttl,
                 };
-                let source = |(name, _): &(&str, u64)| Arc::new(EgressSource::named(name));
+                let ttl = self.outside.source_ttl;
+                let source = |(name, _): &(&str, u64)| {
+                    Arc::new(EgressSource { ttl, ..EgressSource::named(name) })
+                };
                 let sources = self.outside.pool.iter().map(source).collect();
                 Answer::Pool(Box::new(ResolvedPool { pool, sources }))
             }
@@ -459,11 +472,38 @@ fn source_selection_rates_hold_the_line_and_let_it_go_on_time() {
 }
 
 #[test]
-fn connections_stay_within_the_limit_and_grow_with_the_queue() {
+fn a_connection_rate_holds_the_next_connection_back() {
     let path = EgressPath {
-        connection_limit: LimitSpec { limit: 4, force_local: false },
+        max_connection_rate: rate(1, 10 * SECOND),
+        max_deliveries_per_connection: 1,
         ..EgressPath::default()
     };
+    let mut bench = Bench::new(Outside { path, ..Outside::default() });
+    let start = bench.now.mono;
+    (0..3).for_each(|_| _ = bench.admit());
+    bench.pass(MINUTE);
+    let seconds: Vec<Duration> = bench.delivered_at.iter().map(|(at, _)| at.since(start)).collect();
+    assert_eq!(seconds, [Duration::ZERO, 10 * SECOND, 20 * SECOND]);
+}
+
+#[test]
+fn a_shared_selection_rate_holds_over_ready_queues() {
+    let path = EgressPath {
+        additional_source_selection_rates: [("all".into(), rate(1, 10 * SECOND).unwrap())].into(),
+        ..EgressPath::default()
+    };
+    let mut bench = Bench::new(Outside { path, ..Outside::default() });
+    let start = bench.now.mono;
+    bench.admit_to("a.example", 1);
+    bench.admit_to("b.example", 1);
+    bench.pass(MINUTE);
+    let seconds: Vec<Duration> = bench.delivered_at.iter().map(|(at, _)| at.since(start)).collect();
+    assert_eq!(seconds, [Duration::ZERO, 10 * SECOND]);
+}
+
+#[test]
+fn connections_stay_within_the_limit_and_grow_with_the_queue() {
+    let path = EgressPath { connection_limit: LimitSpec { limit: 4 }, ..EgressPath::default() };
     let mut bench = Bench::new(Outside { path, ..Outside::default() });
     bench.hold_deliveries = true;
     bench.admit();
@@ -480,11 +520,7 @@ fn connections_stay_within_the_limit_and_grow_with_the_queue() {
 #[test]
 fn a_shared_connection_limit_passes_from_queue_to_queue() {
     let path = EgressPath {
-        additional_connection_limits: [(
-            "shared".into(),
-            LimitSpec { limit: 1, force_local: false },
-        )]
-        .into(),
+        additional_connection_limits: [("shared".into(), LimitSpec { limit: 1 })].into(),
         ..EgressPath::default()
     };
     let mut bench = Bench::new(Outside { path, ..Outside::default() });
@@ -599,7 +635,7 @@ fn an_attempt_that_did_not_take_place_is_not_counted() {
 fn a_connection_that_fails_defers_one_message_and_too_many_defer_all() {
     let path = EgressPath {
         consecutive_connection_failures_before_delay: 2,
-        connection_limit: LimitSpec { limit: 1, force_local: false },
+        connection_limit: LimitSpec { limit: 1 },
         ..EgressPath::default()
     };
     let connect = |_| Some(CloseCause::ConnectFailed);
@@ -611,6 +647,25 @@ fn a_connection_that_fails_defers_one_message_and_too_many_defer_all() {
     bench.outside.connect = |_| None;
     bench.pass(30 * MINUTE);
     assert_eq!(bench.removed.len(), 2);
+}
+
+#[test]
+fn more_failures_in_a_row_than_allowed_delay_the_whole_ready_queue() {
+    let path = EgressPath {
+        consecutive_connection_failures_before_delay: 1,
+        connection_limit: LimitSpec { limit: 1 },
+        ..EgressPath::default()
+    };
+    let mut bench = Bench::new(Outside { path, ..Outside::default() });
+    bench.hold_deliveries = true;
+    (0..5).for_each(|_| _ = bench.admit());
+    bench.outside.connect = |_| Some(CloseCause::ConnectFailed);
+    bench.complete(Outcomes::Uniform(OK), false);
+    let delayed =
+        |(.., text): &&(SpoolId, RecordKind, String)| text.starts_with("451 No connection");
+    assert_eq!(bench.notes.iter().filter(delayed).count(), 2, "{:?}", bench.notes);
+    assert_eq!(bench.updates.len(), 4);
+    assert_eq!(bench.engine.next_session, 4, "one session that worked, two that did not");
 }
 
 #[test]
@@ -642,7 +697,7 @@ fn policy_that_fails_is_asked_again_and_its_error_shown() {
 fn a_full_ready_queue_takes_the_next_as_soon_as_there_is_room() {
     let path = EgressPath {
         max_ready: 2,
-        connection_limit: LimitSpec { limit: 1, force_local: false },
+        connection_limit: LimitSpec { limit: 1 },
         ..EgressPath::default()
     };
     let mut bench = Bench::new(Outside { path, ..Outside::default() });
@@ -687,7 +742,7 @@ fn a_full_source_beside_a_throttled_one_waits_without_spinning() {
     let path = EgressPath {
         max_ready: 1,
         source_selection_rate: rate(1, MINUTE),
-        connection_limit: LimitSpec { limit: 1, force_local: false },
+        connection_limit: LimitSpec { limit: 1 },
         ..EgressPath::default()
     };
     let mut bench = Bench::new(Outside { pool, path, ..Outside::default() });
@@ -755,11 +810,7 @@ fn a_queue_that_turns_to_an_mx_list_leaves_its_old_site_alone() {
 #[test]
 fn a_free_connection_is_passed_on_by_those_who_no_longer_need_it() {
     let path = EgressPath {
-        additional_connection_limits: [(
-            "shared".into(),
-            LimitSpec { limit: 1, force_local: false },
-        )]
-        .into(),
+        additional_connection_limits: [("shared".into(), LimitSpec { limit: 1 })].into(),
         ..EgressPath::default()
     };
     let queue = QueueConfig { max_age: 2 * SECOND, ..QueueConfig::default() };
@@ -953,6 +1004,62 @@ fn idle_queues_are_reaped() {
     assert_eq!(bench.engine.next_wake(), None);
 }
 
+/// Admits a message every second and says how often something was asked.
+fn asked_in(bench: &mut Bench, seconds: u64, what: fn(&Question) -> bool) -> usize {
+    for _ in 0..seconds {
+        bench.admit();
+        bench.pass(SECOND);
+    }
+    bench.asked.iter().filter(|question| what(question)).count()
+}
+
+#[test]
+fn policy_is_asked_again_after_each_refresh_interval() {
+    for (seconds, expected) in [(60, 1), (10, 6)] {
+        let refresh_interval = seconds * SECOND;
+        let queue = QueueConfig { refresh_interval, ..QueueConfig::default() };
+        let mut bench = Bench::new(Outside { queue, ..Outside::default() });
+        let about_queues = |question: &Question| matches!(question, Question::QueueConfig { .. });
+        assert_eq!(asked_in(&mut bench, 55, about_queues), expected);
+
+        let path = EgressPath { refresh_interval, ..EgressPath::default() };
+        let mut bench = Bench::new(Outside { path, ..Outside::default() });
+        let about_paths = |question: &Question| matches!(question, Question::EgressPath { .. });
+        assert_eq!(asked_in(&mut bench, 55, about_paths), expected);
+    }
+}
+
+#[test]
+fn a_pool_is_as_fresh_as_the_shortest_ttl_of_it_and_its_sources() {
+    for (pool_ttl, source_ttl, expected) in
+        [(MINUTE, MINUTE, 1), (10 * SECOND, MINUTE, 6), (MINUTE, 20 * SECOND, 3)]
+    {
+        let mut bench = Bench::new(Outside { pool_ttl, source_ttl, ..Outside::default() });
+        let about_pools = |question: &Question| matches!(question, Question::Pool { .. });
+        assert_eq!(asked_in(&mut bench, 55, about_pools), expected);
+    }
+}
+
+#[test]
+fn a_queue_leaves_through_the_pool_it_names_which_bears_the_name_it_gives_itself() {
+    let queue = QueueConfig { egress_pool: Some("asked".into()), ..QueueConfig::default() };
+    let mut bench = Bench::new(Outside { queue, pool_name: Some("given"), ..Outside::default() });
+    bench.admit();
+    assert!(bench.asked.contains(&Question::Pool { name: "asked".into() }), "{:?}", bench.asked);
+    assert_eq!(&*bench.engine.ready_queues()[0].pool, "given");
+}
+
+#[test]
+fn an_empty_queue_is_reaped_after_its_own_interval() {
+    let queue = QueueConfig { reap_interval: 30 * SECOND, ..QueueConfig::default() };
+    let mut bench = Bench::new(Outside { queue, ..Outside::default() });
+    bench.admit();
+    bench.pass(29 * SECOND);
+    assert_eq!(bench.engine.scheduled_queues().len(), 1);
+    bench.pass(2 * SECOND);
+    assert!(bench.engine.scheduled_queues().is_empty());
+}
+
 #[test]
 fn a_snapshot_goes_on_like_the_original() {
     let mut bench = Bench::new(Outside {
@@ -1062,9 +1169,8 @@ fn take(bench: &mut Bench, step: Step) {
 
 fn swarm(steps: &[Step]) -> Bench {
     let path = EgressPath {
-        connection_limit: LimitSpec { limit: 3, force_local: false },
-        additional_connection_limits: [("all".into(), LimitSpec { limit: 5, force_local: false })]
-            .into(),
+        connection_limit: LimitSpec { limit: 3 },
+        additional_connection_limits: [("all".into(), LimitSpec { limit: 5 })].into(),
         max_message_rate: rate(10, MINUTE),
         max_connection_rate: rate(20, MINUTE),
         source_selection_rate: rate(30, MINUTE),

@@ -413,7 +413,7 @@ async fn try_candidate<W: World>(
         }
     };
     let source = &link.target.source;
-    let ehlo_domain = source.ehlo_domain.as_deref().or(path.ehlo_domain.as_deref());
+    let ehlo_domain = path.ehlo_domain.as_deref().or(source.ehlo_domain.as_deref());
     let settings = Settings {
         path: path.clone(),
         ehlo_domain: ehlo_domain.unwrap_or(&link.shared.hostname).into(),

@@ -57,7 +57,7 @@ pub(crate) async fn make<W: World>(
 }
 
 fn candidate<W: World>(link: &Link<W>, wanted: &Wanted<'_>, address: IpAddr) -> Candidate {
-    let port = wanted.port.or(link.target.source.remote_port);
+    let port = link.target.source.remote_port.or(wanted.port);
     let address = SocketAddr::new(address, port.unwrap_or(link.target.path.smtp_port));
     Candidate { host: wanted.host.into(), address }
 }

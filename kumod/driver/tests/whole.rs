@@ -1,6 +1,7 @@
 //! The driver as a whole over a world in memory: mail goes in over SMTP at one end and comes out at the other. The same tests run
 //! under tokio and, built with `--cfg madsim`, in the simulator's executor.
 mod memory;
+mod options;
 
 use kumo_core::config::EsmtpListener;
 use kumo_core::config::queue::DeliveryProtocol;
@@ -73,6 +74,9 @@ async fn send(stream: &mut Pipe, recipient: &str) -> String {
 /// What a scripted server says to each final dot, and what it got.
 #[derive(Clone, Default)]
 struct Sink {
+    /// Although there is no TLS here.
+    offers_starttls: bool,
+    commands: Arc<Mutex<Vec<String>>>,
     verdicts: Arc<Mutex<Vec<&'static str>>>,
     bodies: Arc<Mutex<Vec<String>>>,
 }
@@ -96,6 +100,9 @@ impl Sink {
             while let Some(at) = buffer.iter().position(|b| *b == b'\n') {
                 let line = buffer.split_to(at + 1);
                 let line = String::from_utf8_lossy(&line).into_owned();
+                if body.is_none() {
+                    self.commands.lock().unwrap().push(line.trim_end().to_string());
+                }
                 let answer = match &mut body {
                     Some(_) if line == ".\r\n" => {
                         self.bodies.lock().unwrap().extend(body.take());
@@ -109,6 +116,10 @@ impl Sink {
                     None if line.starts_with("DATA") => {
                         body = Some(String::new());
                         "354 go on\r\n"
+                    }
+                    None if line.starts_with("STARTTLS") => "220 go on\r\n",
+                    None if line.starts_with("EHLO") && self.offers_starttls => {
+                        "250-sink\r\n250-PIPELINING\r\n250 STARTTLS\r\n"
                     }
                     None if line.starts_with("EHLO") => "250-sink\r\n250 PIPELINING\r\n",
                     None => "250 ok\r\n",

@@ -344,6 +344,36 @@ async fn kinds_go_where_per_record_says() {
     assert_eq!(complete(&elsewhere.join(SEGMENT))[0]["type"], "OOB");
 }
 
+#[tokio::test]
+async fn records_hold_the_metadata_and_fields_that_the_configuration_names() {
+    let folder = TempDir::new().unwrap();
+    let (meta, headers) = (vec!["tenant".to_owned()], vec!["Subject".to_owned()]);
+    let logger = start(LocalLogs { meta, headers, ..config(&folder) });
+    let message = message("Subject: hello\r\nX-Other: 1\r\n\r\n");
+    logger.record(event(RecordKind::Reception, &message)).await;
+    stop(&logger).await;
+    let record = &complete(&folder.path().join("logs").join(SEGMENT))[0];
+    assert_eq!(record["meta"], json!({"tenant": "acme"}));
+    assert_eq!(record["headers"], json!({"Subject": "hello"}));
+}
+
+#[tokio::test]
+async fn a_higher_compression_level_makes_smaller_segments() {
+    let message = message("");
+    let octets = async |compression_level| {
+        let folder = TempDir::new().unwrap();
+        let logger = start(LocalLogs { compression_level, ..config(&folder) });
+        for attempts in 0..500 {
+            let event = event(RecordKind::Reception, &message);
+            logger.record(RecordEvent { attempts, ..event }).await;
+        }
+        stop(&logger).await;
+        fs::metadata(folder.path().join("logs").join(SEGMENT)).unwrap().len()
+    };
+    let (quick, thorough) = (octets(-7).await, octets(19).await);
+    assert!(thorough < quick, "{thorough} octets at level 19, {quick} at level -7");
+}
+
 /// Puts a file where the directory was, which fails for root too.
 fn block(directory: &Path) {
     fs::remove_dir_all(directory).unwrap();

@@ -4,7 +4,7 @@ use super::data::deframe;
 use super::greeting::auth_response;
 use super::*;
 use crate::commit::{Accountable, Waiver};
-use crate::config::listener::{BatchHandling, ReportHandling};
+use crate::config::listener::{BatchHandling, ReportHandling, TraceHeaders};
 use crate::config::{EsmtpListener, ListenerDomain};
 use crate::id::SpoolIdGenerator;
 use crate::message::Message;
@@ -253,6 +253,76 @@ fn a_message_gets_metadata_and_trace_headers() {
 }
 
 #[test]
+fn banner_and_first_metadata_are_the_listeners() {
+    let mut dialogue = Dialogue::opened(settings(|listener| {
+        listener.banner = "ready when you are".into();
+        listener.meta.insert("zone".into(), "inner".into());
+    }));
+    assert_eq!(dialogue.read(), "220 H ready when you are\r\n");
+    dialogue.say(MESSAGE);
+    assert_eq!(dialogue.submitted[0].meta["zone"], "inner");
+}
+
+#[test]
+fn a_client_has_client_timeout_for_each_command_and_while_it_sends() {
+    for said in ["", "EHLO c\r\n", &MESSAGE[..MESSAGE.len() - 5]] {
+        let mut dialogue =
+            Dialogue::opened(settings(|listener| listener.client_timeout = Duration::from_secs(7)));
+        dialogue.say(said);
+        dialogue.wait(Duration::from_secs(6));
+        assert!(!dialogue.is_closed, "{said}");
+        dialogue.wait(Duration::from_secs(1));
+        assert_eq!(dialogue.last(), "421 4.3.2 H idle too long", "{said}");
+        assert!(dialogue.is_closed);
+    }
+}
+
+#[test]
+fn a_line_may_be_as_long_as_the_listener_says() {
+    let mut dialogue = Dialogue::opened(settings(|listener| listener.line_length_hard_limit = 40));
+    for (length, reply) in [(40, "250 OK"), (41, "500 5.2.3 line too long")] {
+        dialogue.say(format!("NOOP {}\r\n", "x".repeat(length - 5)));
+        assert_eq!(dialogue.last(), reply);
+    }
+    for (length, reply) in [(40, "250 OK ids="), (41, "500 5.2.3 line too long")] {
+        dialogue.say(format!("{ENVELOPE}DATA\r\n{}\r\n.\r\n", "x".repeat(length)));
+        let last = dialogue.last();
+        assert!(last.starts_with(reply), "{last}");
+    }
+}
+
+#[test]
+fn trace_fields_are_put_on_as_told() {
+    let body = |change: fn(&mut TraceHeaders)| {
+        let mut dialogue =
+            Dialogue::opened(settings(|listener| change(&mut listener.trace_headers)));
+        dialogue.say(MESSAGE);
+        String::from_utf8(dialogue.submitted[0].body.to_vec()).unwrap()
+    };
+    let content = "Subject: s\r\n\r\n.hi\r\n";
+    let only_received = body(|headers| headers.supplemental_header = false);
+    assert!(only_received.starts_with("Received: from c.test") && only_received.ends_with(content));
+    let bare = body(|headers| {
+        headers.supplemental_header = false;
+        headers.received_header = false;
+    });
+    assert_eq!(bare, content);
+    let reference = body(|headers| {
+        headers.received_header = false;
+        headers.header_name = "X-Ref".into();
+        headers.include_meta_names = vec!["ehlo_domain".into(), "absent".into()];
+    });
+    let (field, rest) = reference.split_once("\r\nSubject").unwrap();
+    assert!(content.ends_with(rest));
+    let encoded: String = field.strip_prefix("X-Ref:").unwrap().split_ascii_whitespace().collect();
+    let decoded = crate::smtp::base64::decode(encoded.as_bytes()).unwrap();
+    let decoded: serde_json::Value = serde_json::from_slice(&decoded).unwrap();
+    let expected =
+        serde_json::json!({"_@_": "\\_/", "recipient": "b@y.test", "ehlo_domain": "c.test"});
+    assert_eq!(decoded, expected);
+}
+
+#[test]
 fn a_pipelined_batch_is_answered_in_one_send() {
     let mut dialogue = Dialogue::opened(settings(|_| {}));
     dialogue.read();
@@ -370,6 +440,10 @@ fn relaying_needs_a_reason() {
     };
     assert_eq!(stranger(|_| {}), "550 5.7.1 relaying not permitted for 192.0.2.1");
     assert_eq!(stranger(|s| s.handled.listener_domain = true), "250 OK <b@y.test>");
+    let neighbour = stranger(|s| {
+        Arc::make_mut(&mut s.listener).relay_hosts = vec!["192.0.2.0/24".parse().unwrap()];
+    });
+    assert_eq!(neighbour, "250 OK <b@y.test>");
 }
 
 /// A stranger's mail to domains that take reports only (core.md 2.1): the last reply, and to whom what was accepted,
@@ -558,7 +632,8 @@ fn a_stop_ends_sessions_before_the_final_dot_and_waits_after_it() {
 
 #[test]
 fn policy_that_takes_too_long_gets_451_and_its_late_answer_is_ignored() {
-    let mut settings = settings(|_| {});
+    let patience = Duration::from_secs(7);
+    let mut settings = settings(|listener| listener.data_processing_timeout = patience);
     settings.handled.data = true;
     let mut session = Session::new(settings, SpoolIdGenerator::new(1));
     session.handle(Now::default(), Input::Opened { refusal: None });
@@ -570,7 +645,7 @@ fn policy_that_takes_too_long_gets_451_and_its_late_answer_is_ignored() {
         }
     }
     let (when, why) = session.next_wake().unwrap();
-    assert_eq!(why, WakeReason::Processing);
+    assert_eq!((when, why), (Mono(0) + patience, WakeReason::Processing));
     session.handle(Now { mono: when, wall: Wall(0) }, Input::Tick);
     let text = format!("{:?}", std::iter::from_fn(|| session.poll()).collect::<Vec<_>>());
     assert!(text.contains("451 4.4.5 data_processing_timeout exceeded (rx)"), "{text}");

@@ -57,7 +57,7 @@ pub(super) fn database(params: &[&RocksParams], leniency: Leniency) -> Result<Op
     });
     // Notices logs that are missing or shorter than what was synced, which reading them can't.
     options.set_track_and_verify_wals_in_manifest(!leniency.accept_missing_wal);
-    let paranoid = params.iter().any(|params| params.paranoid_checks.unwrap_or(true));
+    let paranoid = first(params, |params| params.paranoid_checks).unwrap_or(true);
     options.set_paranoid_checks(paranoid && !leniency.skip_damaged_tables);
 
     if let Some(threads) = first(params, |params| params.increase_parallelism) {

@@ -8,6 +8,7 @@ use kumo_core::port::{Family, Spool, SpoolError, SpoolErrorKind, SpoolOperation,
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tempfile::TempDir;
 
 const SMALL_BUFFER: u64 = 64 * 1024;
@@ -351,4 +352,70 @@ async fn properties_tell_of_what_is_in_memory() {
     assert!(spool.properties(Family::Meta).mem_table_total < 1_000_000);
     spool.compact(Family::Data).await.unwrap();
     assert!(spool.properties(Family::Data).mem_table_unflushed < 1_000_000);
+}
+
+/// What RocksDB itself wrote down: `[DBOptions]` and the part of `family`.
+fn options_file(path: &Path, family: &str) -> String {
+    let names = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let is_options =
+        |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("OPTIONS-");
+    let newest = names.filter(is_options).max().expect("an OPTIONS file");
+    let text = fs::read_to_string(newest).unwrap();
+    let part = |name: &str| {
+        let (_, rest) = text.split_once(&format!("[{name}]")).expect(name);
+        rest.split("\n[").next().unwrap_or_default().to_owned()
+    };
+    part("DBOptions") + &part(&format!("CFOptions \"{family}\""))
+}
+
+#[tokio::test]
+async fn every_parameter_stands_in_the_options_file() {
+    const MIB: u64 = 1024 * 1024;
+    let opened = async |params: RocksParams| {
+        let directory = TempDir::new().unwrap();
+        open_with(directory.path(), params).unwrap().close().await.unwrap();
+        options_file(directory.path(), "data")
+    };
+    let level = RocksParams {
+        increase_parallelism: Some(7),
+        optimize_level_style_compaction: Some(512 * MIB),
+        paranoid_checks: Some(false),
+        compression_type: Some("Zstd".into()),
+        compaction_readahead_size: Some(3 * MIB),
+        level_compaction_dynamic_level_bytes: Some(false),
+        max_open_files: Some(77),
+        write_buffer_size: Some(5 * MIB),
+        level0_stop_writes_trigger: Some(99),
+        log_level: Some("Error".into()),
+        memtable_huge_page_size: Some(2 * MIB),
+        log_file_time_to_roll: Some(Duration::from_secs(4321)),
+        obsolete_files_period: Some(Duration::from_secs(4322)),
+        ..RocksParams::default()
+    };
+    let universal = RocksParams {
+        optimize_universal_style_compaction: Some(512 * MIB),
+        ..RocksParams::default()
+    };
+    let default = opened(RocksParams::default()).await;
+    let (level, universal) = (opened(level).await, opened(universal).await);
+    for (file, line) in [
+        (&level, "max_background_jobs=7"),
+        (&level, "max_bytes_for_level_base=536870912"),
+        (&level, "paranoid_checks=false"),
+        (&level, "compression=kZSTD"),
+        (&level, "compaction_readahead_size=3145728"),
+        (&level, "level_compaction_dynamic_level_bytes=false"),
+        (&level, "max_open_files=77"),
+        (&level, "write_buffer_size=5242880"),
+        (&level, "level0_stop_writes_trigger=99"),
+        (&level, "info_log_level=ERROR_LEVEL"),
+        (&level, "memtable_huge_page_size=2097152"),
+        (&level, "log_file_time_to_roll=4321"),
+        (&level, "delete_obsolete_files_period_micros=4322000000"),
+        (&universal, "compaction_style=kCompactionStyleUniversal"),
+    ] {
+        let holds = |file: &str| file.lines().any(|found| found.trim() == line);
+        assert!(holds(file), "{line} isn't in {file}");
+        assert!(!holds(&default), "{line} is the default");
+    }
 }

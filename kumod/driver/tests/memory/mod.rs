@@ -89,7 +89,12 @@ type Arrivals = mpsc::Sender<(Pipe, SocketAddr)>;
 
 /// Every listener of one test, by address.
 #[derive(Clone, Default)]
-pub struct MemoryNetwork(Arc<Mutex<HashMap<SocketAddr, Arrivals>>>);
+pub struct MemoryNetwork {
+    listeners: Arc<Mutex<HashMap<SocketAddr, Arrivals>>>,
+    /// Who dials it gets no answer at all.
+    pub silent: Arc<Mutex<Option<SocketAddr>>>,
+    pub dialled: Arc<Mutex<Vec<DialRequest>>>,
+}
 
 pub struct Pipe {
     stream: DuplexStream,
@@ -109,7 +114,12 @@ impl Network for MemoryNetwork {
     type Stream = Pipe;
     type Listener = Arrived;
     async fn dial(&self, request: DialRequest) -> Result<Pipe, NetError> {
-        let listener = self.0.lock().unwrap().get(&request.remote).cloned();
+        self.dialled.lock().unwrap().push(request.clone());
+        let is_silent = *self.silent.lock().unwrap() == Some(request.remote);
+        if is_silent {
+            std::future::pending::<()>().await;
+        }
+        let listener = self.listeners.lock().unwrap().get(&request.remote).cloned();
         let listener = listener.ok_or_else(|| refused("connection refused"))?;
         let local: SocketAddr = "192.0.2.99:40000".parse().unwrap();
         let (ours, theirs) = tokio::io::duplex(4096);
@@ -119,7 +129,7 @@ impl Network for MemoryNetwork {
     }
     async fn listen(&self, address: SocketAddr) -> Result<Arrived, NetError> {
         let (sender, arrivals) = mpsc::channel(16);
-        self.0.lock().unwrap().insert(address, sender);
+        self.listeners.lock().unwrap().insert(address, sender);
         Ok(Arrived { local: address, arrivals })
     }
     fn prepare_tls(&self, _: &TlsAccept) -> Result<(), NetError> {
@@ -162,7 +172,7 @@ impl Stream for Pipe {
     }
 }
 
-/// `domain` has the MX `mx.domain`, and every host the address 192.0.2.1.
+/// `domain` has the MX `mx.domain`, and every host the addresses 192.0.2.1 and 2001:db8::1.
 #[derive(Clone, Default)]
 pub struct TableResolver;
 
@@ -171,8 +181,19 @@ impl Resolver for TableResolver {
         let records = vec![(10, format!("mx.{domain}").into())];
         Ok(MxAnswer { records, ttl: Duration::from_secs(300), secure: false })
     }
-    async fn addresses(&self, _: &str, _: IpLookupStrategy) -> Result<AddressAnswer, DnsError> {
-        let addresses = vec![IpAddr::from([192, 0, 2, 1])];
+    async fn addresses(
+        &self,
+        _: &str,
+        strategy: IpLookupStrategy,
+    ) -> Result<AddressAnswer, DnsError> {
+        let v4 = IpAddr::from([192, 0, 2, 1]);
+        let v6 = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
+        let addresses = match strategy {
+            IpLookupStrategy::Ipv4Only => vec![v4],
+            IpLookupStrategy::Ipv6Only => vec![v6],
+            IpLookupStrategy::Ipv6ThenIpv4 => vec![v6, v4],
+            IpLookupStrategy::Ipv4AndIpv6 | IpLookupStrategy::Ipv4ThenIpv6 => vec![v4, v6],
+        };
         Ok(AddressAnswer { addresses, ttl: Duration::from_secs(300), secure: false })
     }
 }
@@ -227,6 +248,7 @@ impl Files for MemoryFiles {
 pub struct FixedPolicy {
     pub queue: QueueConfig,
     pub path: EgressPath,
+    pub source: EgressSource,
 }
 
 impl FixedPolicy {
@@ -236,7 +258,8 @@ impl FixedPolicy {
         let entry = MxListEntry { name, address: None, port: Some(address.port()) };
         let protocol = DeliveryProtocol::Smtp { mx_list: vec![entry] };
         let path = EgressPath { enable_tls: EnableTls::Disabled, ..EgressPath::default() };
-        FixedPolicy { queue: QueueConfig { protocol, ..QueueConfig::default() }, path }
+        let queue = QueueConfig { protocol, ..QueueConfig::default() };
+        FixedPolicy { queue, path, source: EgressSource::named("unspecified") }
     }
 }
 
@@ -257,7 +280,7 @@ impl Policy for FixedPolicy {
                 let entries = vec![PoolEntry { name: "unspecified".into(), weight: 1 }];
                 let ttl = Duration::from_secs(60);
                 let pool = EgressPool { name: name.as_ref().into(), entries, ttl };
-                let sources = vec![Arc::new(EgressSource::named("unspecified"))];
+                let sources = vec![Arc::new(self.source.clone())];
                 Answer::Pool(Box::new(ResolvedPool { pool, sources }))
             }
             Question::EgressPath { .. } => Answer::EgressPath(Box::new(self.path.clone())),
@@ -278,6 +301,8 @@ pub struct Line {
     pub code: u16,
     pub text: String,
     pub recipients: Vec<String>,
+    pub peer: Option<String>,
+    pub provider: Option<String>,
 }
 
 #[derive(Clone, Default)]
@@ -291,6 +316,8 @@ impl Recorder for Lines {
             code: event.response.code,
             text: event.response.content.clone(),
             recipients: event.recipients.iter().map(|r| r.as_str().to_string()).collect(),
+            peer: event.peer_address.map(|peer| peer.name),
+            provider: event.provider.map(Into::into),
         });
     }
 }

@@ -29,6 +29,59 @@ fn every_wait_has_its_own_limit_from_when_the_command_left() {
 }
 
 #[test]
+fn each_wait_is_as_long_as_its_option_says() {
+    const OFFER: &str = "250-mx.test\r\n250-STARTTLS\r\n250 AUTH PLAIN\r\n";
+    let mut dialogue = Dialogue::connected(|path| {
+        path.smtp_auth_plain_username = Some("user".into());
+        path.allow_smtp_auth_plain_without_valid_certificate = true;
+        for (seconds, timeout) in (11..).zip([
+            &mut path.banner_timeout,
+            &mut path.ehlo_timeout,
+            &mut path.starttls_timeout,
+            &mut path.auth_timeout,
+            &mut path.idle_timeout,
+            &mut path.mail_from_timeout,
+            &mut path.rcpt_to_timeout,
+            &mut path.data_timeout,
+            &mut path.data_dot_timeout,
+            &mut path.rset_timeout,
+        ]) {
+            *timeout = Duration::from_secs(seconds);
+        }
+    });
+    let check = |dialogue: &Dialogue, phase: &str, seconds: u64| {
+        let wait = dialogue.session.next_wake().unwrap().since(dialogue.now.mono);
+        assert_eq!((dialogue.session.phase(), wait.as_secs()), (phase, seconds));
+    };
+    check(&dialogue, "waiting for the banner", 11);
+    for (heard, phase, seconds) in [
+        ("220 mx.test\r\n", "EHLO", 12),
+        (OFFER, "STARTTLS", 13),
+        ("220 go\r\n", "waiting for the TLS handshake", 13),
+    ] {
+        dialogue.hear(heard);
+        check(&dialogue, phase, seconds);
+    }
+    dialogue.handshake();
+    for (heard, phase, seconds) in [(OFFER, "AUTH", 14), ("235 yes\r\n", "idle", 15)] {
+        dialogue.hear(heard);
+        check(&dialogue, phase, seconds);
+    }
+    dialogue.deliver(job(&["a@x.test"]));
+    check(&dialogue, "MAIL FROM", 16);
+    for (heard, phase, seconds) in [
+        ("250 ok\r\n", "RCPT TO", 17),
+        ("250 ok\r\n", "DATA", 18),
+        ("354 go\r\n", "waiting for the reply to the message", 19),
+        ("554 no\r\n", "RSET", 20),
+        ("250 ok\r\n", "idle", 15),
+    ] {
+        dialogue.hear(heard);
+        check(&dialogue, phase, seconds);
+    }
+}
+
+#[test]
 fn an_idle_session_says_quit() {
     let mut dialogue = Dialogue::ready(|_| {});
     dialogue.wait(4);
