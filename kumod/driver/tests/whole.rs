@@ -7,7 +7,7 @@ use kumo_core::config::queue::DeliveryProtocol;
 use kumo_core::log::RecordKind;
 use kumo_core::port::{DialRequest, Listener, Network, Stream};
 use kumo_core::time::Duration;
-use kumo_driver::node::{Node, NodeConfig};
+use kumo_driver::node::{JournalLimits, Node, NodeConfig};
 use memory::{FixedPolicy, MemoryNetwork, MemoryWorld, Pipe};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -31,7 +31,7 @@ fn config() -> NodeConfig {
         listeners: vec![listener],
         sync: true,
         body_cache_octets: 1 << 20,
-        journal: true,
+        journal: Some(JournalLimits::default()),
         seed: 1,
     }
 }
