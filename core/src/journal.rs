@@ -120,7 +120,10 @@ pub struct Replayed {
 pub fn replay(segment: &[u8]) -> Replayed {
     let mut replayed = Replayed { steps: 0, missing: 0, end: End::Complete, engine: None };
     if !segment.starts_with(HEADER) {
-        let why = "it doesn't begin as a journal of format 1 does";
+        let why = match HEADER.starts_with(segment) {
+            true => "its header is cut short",
+            false => "it doesn't begin as a journal of format 1 does",
+        };
         replayed.end = End::Torn { offset: 0, why };
         return replayed;
     }
@@ -257,8 +260,12 @@ mod tests {
 
     #[test]
     fn what_is_no_journal_is_said_to_be_none() {
-        assert!(matches!(replay(b"").end, End::Torn { offset: 0, .. }));
-        assert!(matches!(replay(b"kumodj\0\x02").end, End::Torn { offset: 0, .. }));
+        let why = |octets| match replay(octets).end {
+            End::Torn { offset: 0, why } => why,
+            end => panic!("{end:?}"),
+        };
+        assert_eq!((why(b""), why(b"kumodj\0")), ("its header is cut short", why(b"")));
+        assert!(why(b"kumodj\0\x02").starts_with("it doesn't begin"));
     }
 
     /// Written by an early kumod. Format 1 is read for ever; what a later engine decides may differ.

@@ -248,6 +248,8 @@ impl Files for MemoryFiles {
 pub struct FixedPolicy {
     pub queue: QueueConfig,
     pub path: EgressPath,
+    /// What it says when it is asked about a message, always in vain; it doesn't want to be asked without.
+    pub failure: Option<&'static str>,
 }
 
 impl FixedPolicy {
@@ -257,7 +259,11 @@ impl FixedPolicy {
         let entry = MxListEntry { name, address: None, port: Some(address.port()) };
         let protocol = DeliveryProtocol::Smtp { mx_list: vec![entry] };
         let path = EgressPath { enable_tls: EnableTls::Disabled, ..EgressPath::default() };
-        FixedPolicy { queue: QueueConfig { protocol, ..QueueConfig::default() }, path }
+        FixedPolicy {
+            queue: QueueConfig { protocol, ..QueueConfig::default() },
+            path,
+            failure: None,
+        }
     }
 }
 
@@ -266,13 +272,19 @@ impl Policy for FixedPolicy {
         server::Handled::default()
     }
     fn engine_handled(&self) -> EngineHandled {
-        EngineHandled::default()
+        let is_asked = self.failure.is_some();
+        EngineHandled { throttle_insert: is_asked, requeue: is_asked }
     }
     async fn session(&self, question: server::Question) -> server::Answer {
         server::Answer { meta: question.meta, verdict: server::Verdict::Proceed }
     }
     async fn engine(&self, question: EngineQuestion) -> EngineAnswer {
         let answer = match question.question {
+            Question::ThrottleInsert { .. } | Question::Requeue { .. }
+                if self.failure.is_some() =>
+            {
+                Answer::Failed { why: self.failure.unwrap_or_default().into() }
+            }
             Question::QueueConfig { .. } => Answer::QueueConfig(Box::new(self.queue.clone())),
             Question::Pool { name } => {
                 let entries = vec![PoolEntry { name: "unspecified".into(), weight: 1 }];
