@@ -327,6 +327,8 @@ pub trait Files: Send + Sync + 'static {
         segment: u64,
         data: Vec<u8>,
     ) -> impl Future<Output = Result<(), String>> + Send;
+    /// The newest journal segment, of whatever life; 0: there is none.
+    fn newest_journal_segment(&self) -> impl Future<Output = Result<u64, String>> + Send;
     /// Removes segments older than `oldest_kept`.
     fn trim_journal(&self, oldest_kept: u64) -> impl Future<Output = Result<(), String>> + Send;
 }

@@ -8,7 +8,7 @@ use crate::world::RealWorld;
 use kumo_core::config::SpoolDefinition;
 use kumo_core::port::Host;
 use kumo_core::time::Duration;
-use kumo_driver::node::{Node, NodeConfig};
+use kumo_driver::node::{JournalLimits, Node, NodeConfig};
 use kumo_io_real::dns::RealResolver;
 use kumo_io_real::files::RealFiles;
 use kumo_io_real::host::RealHost;
@@ -62,7 +62,7 @@ pub async fn run(options: Options) -> Result<(), String> {
         listeners: setup.esmtp_listeners,
         sync,
         body_cache_octets: BODY_CACHE_OCTETS,
-        journal: options.journal.is_some(),
+        journal: options.journal.map(|_| JournalLimits::default()),
         seed,
     };
     let node = Node::start(world, config).await.map_err(|error| error.to_string())?;

@@ -8,6 +8,8 @@ mod support;
 
 #[path = "crash/choices.rs"]
 mod choices;
+#[path = "crash/journal.rs"]
+mod journal;
 #[path = "crash/load.rs"]
 mod load;
 #[path = "crash/peer.rs"]
@@ -16,6 +18,7 @@ mod peer;
 mod verdict;
 
 use choices::Choices;
+use journal::{Journals, Replays};
 use kumo_core::config::service::{SpoolDefinition, SpoolKind};
 use kumo_core::port::{Family, Spool};
 use kumo_io_real::spool::RealSpool;
@@ -52,6 +55,7 @@ struct Run {
     /// Folders of data and meta.
     spools: (&'static str, &'static str),
     lives: Vec<Life>,
+    journals: Journals,
     killed: std::collections::HashMap<usize, Instant>,
 }
 
@@ -64,8 +68,10 @@ fn nothing_is_lost_when_the_process_is_killed() {
     let spools = if choices.one_in(2) { ("data", "meta") } else { ("spool", "spool") };
     println!("spools: {spools:?}");
     let peer = Peer::default();
+    let home = Home::new();
     let mut run = Run {
-        home: Home::new(),
+        journals: Journals::new(home.path("journal")),
+        home,
         sink: Sink::start(peer.clone()),
         peer,
         load: Load::start(seed),
@@ -88,7 +94,8 @@ fn nothing_is_lost_when_the_process_is_killed() {
     let evidence = run.evidence();
     let findings = judge(&evidence);
     let unlogged = run.unlogged(&evidence);
-    run.print(&evidence, &findings, unlogged.len());
+    let replays = run.journals.replay(&mut run.choices);
+    run.print(&evidence, &findings, unlogged.len(), &replays);
     assert!(findings.is_clean(), "seed {seed}: {findings:#?}");
     let in_order = |life: usize| run.lives[life].how == DRAINED;
     let unlogged: Vec<&Delivered> =
@@ -97,6 +104,8 @@ fn nothing_is_lost_when_the_process_is_killed() {
         unlogged.is_empty(),
         "delivered in a life that ended well, and not logged: {unlogged:?}"
     );
+    assert!(replays.wrong.is_empty(), "seed {seed}: {replays:#?}");
+    assert!(replays.steps > 0 && replays.used > crashes, "{replays:#?}");
     assert_eq!(left_over, (0, 0), "envelopes and bodies in the spool after everything was settled");
 }
 
@@ -121,25 +130,32 @@ impl Run {
         self.home.policy_with_spools(data, meta, listener, &handlers)
     }
 
+    fn launch(&self) -> Kumod {
+        let journal = self.journals.folder.display().to_string();
+        Kumod::launch_with(&self.policy(), &["--journal", &journal])
+    }
+
+    fn is_over(&mut self, life: Life) {
+        let was_killed = life.how != DRAINED;
+        self.journals.collect(self.lives.len(), was_killed);
+        self.lives.push(life);
+    }
+
     /// While it starts, or has just begun to look at what the last life left behind.
     fn kill_early(&mut self) {
         let started = Instant::now();
-        let kumod = Kumod::launch(&self.policy());
+        let kumod = self.launch();
         std::thread::sleep(self.choices.millis(0, 400));
         self.killed.insert(self.lives.len(), Instant::now());
         kumod.kill();
-        self.lives.push(Life {
-            lasted: started.elapsed(),
-            how: "starting",
-            dots: 0,
-            deliveries: 0,
-        });
+        let lasted = started.elapsed();
+        self.is_over(Life { lasted, how: "starting", dots: 0, deliveries: 0 });
     }
 
     /// Whether it counts.
     fn kill_at_work(&mut self) -> bool {
         let started = Instant::now();
-        let kumod = Kumod::start(&self.policy());
+        let kumod = self.launch().ready();
         self.load.aim(Some(kumod.address()));
         std::thread::sleep(self.choices.millis(100, 2500));
         let until = Instant::now() + Duration::from_secs(2);
@@ -160,7 +176,7 @@ impl Run {
         let deliveries = self.sink.cut() - cut + self.replied_after(at, started);
         let counts = dots > 0 && deliveries > 0;
         let how = if counts { "counts" } else { "idle" };
-        self.lives.push(Life { lasted, how, dots, deliveries });
+        self.is_over(Life { lasted, how, dots, deliveries });
         counts
     }
 
@@ -181,7 +197,7 @@ impl Run {
     /// A last life, which isn't killed, delivers what is left.
     fn drain(&mut self) {
         let started = Instant::now();
-        let kumod = Kumod::start(&self.policy());
+        let kumod = self.launch().ready();
         self.load.aim(Some(kumod.address()));
         std::thread::sleep(self.choices.millis(100, 500));
         self.load.finish();
@@ -195,7 +211,7 @@ impl Run {
         }
         kumod.stop();
         let lasted = started.elapsed();
-        self.lives.push(Life { lasted, how: DRAINED, dots: 0, deliveries: 0 });
+        self.is_over(Life { lasted, how: DRAINED, dots: 0, deliveries: 0 });
     }
 
     /// Envelopes and bodies that are still in the spool.
@@ -227,7 +243,7 @@ impl Run {
         }
     }
 
-    fn print(&self, evidence: &Evidence, findings: &Findings, unlogged: usize) {
+    fn print(&self, evidence: &Evidence, findings: &Findings, unlogged: usize, replays: &Replays) {
         println!(
             "{:>4} {:>9} {:<9} {:>15} {:>19}",
             "life", "ms", "", "dots unanswered", "deliveries in flight"
@@ -251,6 +267,11 @@ impl Run {
             ("lost", findings.lost.len()),
             ("damaged", findings.damaged.len()),
             ("delivered unasked", findings.unasked.len()),
+            ("journal: segments", replays.segments),
+            ("journal: torn at the end", replays.torn),
+            ("journal: steps replayed", replays.steps as usize),
+            ("journal: inputs left out", replays.missing as usize),
+            ("journal: found wrong", replays.wrong.len()),
         ];
         for (what, count) in rows {
             println!("{what:<32} {count:>7}");

@@ -3,7 +3,7 @@
 use super::options::{self, Constructed, OptionTable};
 use super::rate::{LimitSpec, ThrottleSpec};
 use super::read::{self, Form, Report, Table, is_host_name};
-use super::{fields, name_forms};
+use super::{Secret, fields, name_forms};
 use crate::limits;
 use crate::time::Duration;
 use alloc::boxed::Box;
@@ -120,6 +120,7 @@ impl Form for Cidr {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct EgressPath {
     pub connection_limit: LimitSpec,
     pub additional_connection_limits: BTreeMap<Box<str>, LimitSpec>,
@@ -163,7 +164,7 @@ pub struct EgressPath {
     #[serde(with = "super::duration::optional_text")]
     pub system_shutdown_timeout: Option<Duration>,
     pub smtp_auth_plain_username: Option<Box<str>>,
-    pub smtp_auth_plain_password: Option<Box<str>>,
+    pub smtp_auth_plain_password: Option<Secret>,
     pub allow_smtp_auth_plain_without_tls: bool,
     pub allow_smtp_auth_plain_without_valid_certificate: bool,
     pub ehlo_domain: Option<Box<str>>,
@@ -186,7 +187,7 @@ impl Default for EgressPath {
         let block6 =
             |last| Cidr { address: IpAddr::from([0, 0, 0, 0, 0, 0, 0, last]), prefix: 128 };
         EgressPath {
-            connection_limit: LimitSpec { limit: 32 },
+            connection_limit: LimitSpec { limit: 32, force_local: false },
             additional_connection_limits: BTreeMap::new(),
             max_connection_rate: None,
             max_deliveries_per_connection: 1024,
@@ -253,8 +254,7 @@ impl Constructed for EgressPath {
             ip_lookup_strategy ignore_8bit_checks remember_broken_tls
             opportunistic_tls_reconnect_on_failed_handshake refresh_interval provider_name
         });
-        path.smtp_auth_plain_password =
-            table.optional::<Secret>("smtp_auth_plain_password").map(|Secret(text)| text);
+        path.smtp_auth_plain_password = table.optional("smtp_auth_plain_password");
         path.check(table);
         path
     }
@@ -278,25 +278,6 @@ impl EgressPath {
 fn check_ehlo_domain(table: &mut Table, domain: Option<&str>) {
     let wrong = "it must be a host name or an address in [ ]";
     table.check("ehlo_domain", domain.is_none_or(is_host_name), wrong);
-}
-
-/// `{ key_data = '…' }`. A plain text is never taken for the secret: in the reference it names a file.
-struct Secret(Box<str>);
-
-impl Form for Secret {
-    fn read(value: Value, report: &mut Report) -> Option<Secret> {
-        let key_data = match &value {
-            Value::Object(map) if map.len() == 1 => map.get("key_data").and_then(Value::as_str),
-            _ => None,
-        };
-        if key_data.is_none() {
-            // Not shown, since it may be a secret.
-            report.error(format_args!(
-                "expected {{ key_data = 'the secret' }}; the names of files and vaults aren't read"
-            ));
-        }
-        key_data.map(|secret| Secret(secret.into()))
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -8,6 +8,7 @@ pub mod options;
 pub mod queue;
 pub mod rate;
 pub mod read;
+pub mod secret;
 pub mod service;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ pub use egress::{EgressPath, EgressPool, EgressSource, PoolEntry};
 pub use listener::{EsmtpListener, HttpListener, ListenerDomain};
 pub use queue::QueueConfig;
 pub use rate::{LimitSpec, ThrottleSpec};
+pub use secret::Secret;
 pub use service::{LocalLogs, RocksParams, SpoolDefinition, SpoolKind};
 
 /// `fields!(table, Default::default(), { key … })`: each key sets the field of its name.

@@ -1,6 +1,7 @@
 //! Every key of every constructor, each value form, and hostile tables. The readers are tested through
 //! `Constructed::parse` only, as the policy layer uses them.
 use super::egress::{Cidr, EnableTls};
+use super::listener::ReportHandling;
 use super::options::{
     self, ConfigError, Constructed, Effect, OptionKey, OptionTable, Parsed, TABLES,
 };
@@ -101,7 +102,10 @@ fn listeners() -> Vec<Sample> {
             parse: rendered::<ListenerDomain>,
             wrap: |table| table,
             least: json!({}),
-            keys: json!({"relay_to": true, "relay_from": ["10.0.0.0/8"]}),
+            keys: json!({
+                "relay_to": true, "relay_from": ["10.0.0.0/8"], "log_oob": true,
+                "log_arf": "LogThenDrop",
+            }),
         },
     ]
 }
@@ -245,7 +249,7 @@ fn egress() -> Vec<Sample> {
             parse: rendered::<EgressPath>,
             wrap: |table| json!({"connection_limit": table}),
             least: json!({"limit": 1}),
-            keys: json!({"limit": 5}),
+            keys: json!({"limit": 5, "force_local": true}),
         },
         Sample {
             options: &options::EGRESS_POOL,
@@ -336,7 +340,10 @@ impl Sample {
 
     /// Keys whose sample has to be the default, since the other value is warned about or is a table of its own.
     fn is_inert(&self, key: &str) -> bool {
-        core::ptr::eq(self.options, &options::SPOOL) && matches!(key, "flush" | "rocks_params")
+        let of = |options| core::ptr::eq(self.options, options);
+        of(&options::SPOOL) && matches!(key, "flush" | "rocks_params")
+            // A secret isn't rendered.
+            || of(&options::EGRESS_PATH) && key == "smtp_auth_plain_password"
     }
 }
 
@@ -627,6 +634,23 @@ fn lists_keep_their_limits() {
 }
 
 #[test]
+fn reports_may_be_a_bool_as_in_older_policies() {
+    for (value, expected) in [
+        (json!(true), ReportHandling::LogThenRelay),
+        (json!(false), ReportHandling::Ignore),
+        (json!("Ignore"), ReportHandling::Ignore),
+        (json!("LogThenRelay"), ReportHandling::LogThenRelay),
+        (json!("LogThenDrop"), ReportHandling::LogThenDrop),
+    ] {
+        let domain: ListenerDomain = made(json!({"log_oob": value, "log_arf": value}));
+        assert_eq!((domain.log_oob, domain.log_arf), (expected, expected));
+    }
+    assert!(
+        wrong::<ListenerDomain>(json!({"log_oob": 1})).contains("log_oob: unknown variant `1`")
+    );
+}
+
+#[test]
 fn compression_is_one_that_is_built_in() {
     let with = |name: &str| {
         let params = json!({"compression_type": name});
@@ -724,7 +748,7 @@ fn a_path_is_rendered_as_operators_read_it() {
     let blocks: Vec<Cidr> = path.prohibited_hosts.clone();
     let rendered = serde_json::to_value(&path).expect("JSON");
     for (key, expected) in [
-        ("connection_limit", json!({"limit": 10_000})),
+        ("connection_limit", json!({"limit": 10_000, "force_local": false})),
         ("max_message_rate", json!("10000/h")),
         ("idle_timeout", json!("2s 481ms")),
         ("connect_timeout", json!("1m")),

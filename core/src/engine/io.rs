@@ -276,9 +276,9 @@ pub enum Question {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Answer {
-    QueueConfig(Box<QueueConfig>),
-    Pool(Box<ResolvedPool>),
-    EgressPath(Box<EgressPath>),
+    QueueConfig(#[serde(with = "by_name")] Box<QueueConfig>),
+    Pool(#[serde(with = "by_name")] Box<ResolvedPool>),
+    EgressPath(#[serde(with = "by_name")] Box<EgressPath>),
     /// `until`: not before this.
     ThrottleInsert {
         until: Option<Wall>,
@@ -288,6 +288,30 @@ pub enum Answer {
     Failed {
         why: Box<str>,
     },
+}
+
+/// Configuration grows with every release: in a journal its fields stand with their names, so that one that was written before
+/// an option existed can be read when it does.
+mod by_name {
+    use super::*;
+    use serde::de::{DeserializeOwned, Error as _};
+    use serde::ser::Error as _;
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<T: Serialize, S: Serializer>(
+        value: &T,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let text = serde_json::to_string(value).map_err(S::Error::custom)?;
+        serializer.serialize_str(&text)
+    }
+
+    pub fn deserialize<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        serde_json::from_str(&text).map_err(D::Error::custom)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,10 +1,11 @@
 //! The journal's segments on disk: `<directory>/journal-<n>.kj`.
 //!
 //! Invariant: a segment holds whole appends only; what a failed one left is cut off again, or, where even that fails,
-//! nothing more goes into that segment. Not synced. The format within is core's.
+//! nothing more goes into that segment. Not synced. Its owner's alone to read: what policy answers may hold passwords. The format within is core's.
 use super::explain;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 pub(super) struct Journal {
@@ -47,29 +48,35 @@ impl Journal {
         }
     }
 
-    /// Files of other names are none of ours.
+    pub(super) fn newest(&self) -> Result<u64, String> {
+        Ok(self.segments()?.into_iter().max().unwrap_or(0))
+    }
+
     pub(super) fn trim(&mut self, oldest_kept: u64) -> Result<(), String> {
-        if !self.directory.exists() {
-            return Ok(());
-        }
-        let failed = explain("list", &self.directory);
-        let entries: Vec<_> =
-            fs::read_dir(&self.directory).and_then(Iterator::collect).map_err(failed)?;
-        for entry in entries {
-            let number = entry.file_name().to_str().and_then(segment_number);
-            if number.is_some_and(|number| number < oldest_kept) {
-                let path = entry.path();
-                fs::remove_file(&path).map_err(explain("remove", &path))?;
-            }
+        for number in self.segments()?.into_iter().filter(|number| *number < oldest_kept) {
+            let path = self.path(number);
+            fs::remove_file(&path).map_err(explain("remove", &path))?;
         }
         self.open = self.open.take().filter(|segment| segment.number >= oldest_kept);
         Ok(())
     }
 
+    /// Files of other names are none of ours.
+    fn segments(&self) -> Result<Vec<u64>, String> {
+        if !self.directory.exists() {
+            return Ok(Vec::new());
+        }
+        let entries: Vec<_> = fs::read_dir(&self.directory)
+            .and_then(Iterator::collect)
+            .map_err(explain("list", &self.directory))?;
+        let number = |entry: &fs::DirEntry| entry.file_name().to_str().and_then(segment_number);
+        Ok(entries.iter().filter_map(number).collect())
+    }
+
     fn open_segment(&self, number: u64) -> Result<Segment, String> {
         let path = self.path(number);
         fs::create_dir_all(&self.directory).map_err(explain("make directory", &self.directory))?;
-        let opened = OpenOptions::new().append(true).create(true).open(&path);
+        let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
         let file = opened.map_err(explain("open", &path))?;
         let octets = file.metadata().map_err(explain("look at", &path))?.len();
         Ok(Segment { number, file, octets, is_torn: false })
@@ -81,5 +88,6 @@ impl Journal {
 }
 
 fn segment_number(file_name: &str) -> Option<u64> {
-    file_name.strip_prefix("journal-")?.strip_suffix(".kj")?.parse().ok()
+    let digits = file_name.strip_prefix("journal-")?.strip_suffix(".kj")?;
+    digits.parse().ok().filter(|number: &u64| number.to_string() == digits)
 }

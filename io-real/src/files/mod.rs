@@ -28,11 +28,11 @@ impl RealFiles {
         RealFiles { hostname: hostname.into(), journal }
     }
 
-    async fn with_journal(
+    async fn with_journal<T: Default + Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Journal) -> Result<(), String> + Send + 'static,
-    ) -> Result<(), String> {
-        let Some(journal) = self.journal.clone() else { return Ok(()) };
+        work: impl FnOnce(&mut Journal) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        let Some(journal) = self.journal.clone() else { return Ok(T::default()) };
         on_a_thread(move || work(&mut journal.lock().unwrap_or_else(PoisonError::into_inner))).await
     }
 }
@@ -45,6 +45,10 @@ impl Files for RealFiles {
 
     async fn append_to_journal(&self, segment: u64, data: Vec<u8>) -> Result<(), String> {
         self.with_journal(move |journal| journal.append(segment, &data)).await
+    }
+
+    async fn newest_journal_segment(&self) -> Result<u64, String> {
+        self.with_journal(|journal| journal.newest()).await
     }
 
     async fn trim_journal(&self, oldest_kept: u64) -> Result<(), String> {

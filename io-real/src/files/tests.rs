@@ -126,6 +126,7 @@ async fn appends_add_up_in_their_segment_across_restarts() {
     let read = |name: &str| fs::read_to_string(directory.join(name)).expect("there");
     assert_eq!(read("journal-1.kj"), "onetwolate");
     assert_eq!(read("journal-2.kj"), "threefour");
+    assert_eq!(mode(&directory.join("journal-2.kj")), 0o600);
 }
 
 #[tokio::test]
@@ -135,17 +136,27 @@ async fn trimming_removes_older_segments_and_nothing_else() {
     for segment in [7, 9, 10, 11] {
         files.append_to_journal(segment, b"x".to_vec()).await.expect("appended");
     }
-    for foreign in ["journal-x.kj", "journal-1.txt", "other"] {
+    assert_eq!(files.newest_journal_segment().await, Ok(11));
+    for foreign in ["journal-x.kj", "journal-01.kj", "journal-1.txt", "other"] {
         fs::write(scratch.path().join(foreign), "").expect("written");
     }
     files.trim_journal(10).await.expect("trimmed");
-    let left = ["journal-1.txt", "journal-10.kj", "journal-11.kj", "journal-x.kj", "other"];
+    let left = [
+        "journal-01.kj",
+        "journal-1.txt",
+        "journal-10.kj",
+        "journal-11.kj",
+        "journal-x.kj",
+        "other",
+    ];
     assert_eq!(names(scratch.path()), left);
     files.trim_journal(12).await.expect("the open one too");
     files.append_to_journal(11, b"y".to_vec()).await.expect("appended");
     let text = fs::read_to_string(scratch.path().join("journal-11.kj")).expect("there");
     assert_eq!(text, "y", "not into a file that is gone");
-    with_journal(&scratch.path().join("never")).trim_journal(3).await.expect("nothing to do");
+    let never = with_journal(&scratch.path().join("never"));
+    never.trim_journal(3).await.expect("nothing to do");
+    assert_eq!(never.newest_journal_segment().await, Ok(0));
 }
 
 #[tokio::test]

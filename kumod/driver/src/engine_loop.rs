@@ -40,7 +40,7 @@ const ADMIN_OPS: u64 = 1 << 63;
 pub(crate) struct EngineLoop<W: World> {
     shared: Arc<Shared<W>>,
     engine: Engine,
-    journal: Option<Journal>,
+    journal: Option<Journal<W>>,
     sessions: HashMap<SessionId, SessionTask>,
     admin: HashMap<OpId, oneshot::Sender<AdminReply>>,
     next_admin: u64,
@@ -54,7 +54,7 @@ impl<W: World> EngineLoop<W> {
     pub fn new(
         shared: Arc<Shared<W>>,
         engine: Engine,
-        journal: Option<Journal>,
+        journal: Option<Journal<W>>,
         stopped: oneshot::Sender<()>,
     ) -> EngineLoop<W> {
         EngineLoop {
@@ -73,9 +73,7 @@ impl<W: World> EngineLoop<W> {
     pub async fn run(mut self, mut mail: mpsc::Receiver<Mail>) {
         let mut taken = Vec::with_capacity(TAKEN_AT_ONCE);
         loop {
-            if let Some(journal) = &mut self.journal {
-                journal.rest(&self.engine, mail.is_empty());
-            }
+            self.rest(mail.is_empty());
             let wake = self.until_wake();
             tokio::select! {
                 biased;
@@ -84,6 +82,16 @@ impl<W: World> EngineLoop<W> {
             }
             taken.drain(..).for_each(|letter| self.open(letter));
             self.shared.engine_full.store(self.engine.is_full(), Ordering::Relaxed);
+        }
+    }
+
+    /// The journal ends with the engine's stop.
+    fn rest(&mut self, idle: bool) {
+        if self.stopped.is_none() {
+            self.journal.take().into_iter().for_each(Journal::finish);
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.rest(&self.engine, idle);
         }
     }
 

@@ -1,107 +1,226 @@
-//! Writes the engine's journal (`core::journal`) without ever holding the engine up. Invariant: what the disk can't take in
-//! time is left out whole, marked by a gap, and followed by a snapshot; segments rotate by size and old ones are removed.
+//! Writes the engine's journal (`core::journal`) without ever holding the engine up. Invariant: what the disk can't take, in
+//! time or at all, is left out whole, marked by a gap, and followed by a snapshot; a segment in which a write failed gets
+//! nothing more. Segments rotate by size, go on after those of earlier lives, and the oldest are removed.
 use crate::shared::Shared;
 use crate::world::World;
 use kumo_core::engine::{Engine, EngineConfig, Input, Output};
 use kumo_core::journal::{self, OutputHash};
 use kumo_core::port::Files;
-use kumo_core::time::{Duration, Now};
+use kumo_core::time::{Duration, Mono, Now};
+use std::future::Future;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 /// Handed to the writer at one time.
 const CHUNK_OCTETS: usize = 64 * 1024;
 /// Chunks waiting for the disk; with one more the gap begins.
 const CHUNKS: usize = 64;
-/// A segment is closed above this size, or above four times the snapshot it begins with.
-const SEGMENT_OCTETS: usize = 64 * 1024 * 1024;
-/// Segments kept.
-const SEGMENTS: u64 = 16;
-/// One write.
-const WRITE: Duration = Duration::from_secs(30);
+/// One call of the disk.
+const CALL: Duration = Duration::from_secs(30);
+
+/// How much is written, and how often anew.
+#[derive(Clone, Copy, Debug)]
+pub struct JournalLimits {
+    /// A segment is closed above this size, or above four times the snapshots in it.
+    pub segment_octets: usize,
+    /// Segments kept.
+    pub segments: u64,
+    /// A gap is at least so long, so that a disk that is too slow doesn't cost the engine one snapshot after the other.
+    pub gap: Duration,
+}
+
+impl Default for JournalLimits {
+    fn default() -> JournalLimits {
+        let gap = Duration::from_secs(10);
+        JournalLimits { segment_octets: 64 * 1024 * 1024, segments: 16, gap }
+    }
+}
 
 struct Chunk {
     segment: u64,
+    /// In it.
+    inputs: u64,
+    /// That a gap in it tells of.
+    left_out: u64,
     octets: Vec<u8>,
 }
 
+/// What has become of the chunks.
+#[derive(Default)]
+struct Progress {
+    /// Chunks written or lost; told last.
+    settled: AtomicU64,
+    /// Inputs in lost chunks that no gap tells of yet.
+    lost: AtomicU64,
+    /// The last segment in which a write failed.
+    broken: AtomicU64,
+}
+
+/// Inputs that are left out since a moment.
+struct Gap {
+    since: Mono,
+    inputs: u64,
+}
+
 /// The engine loop's end.
-pub(crate) struct Journal {
+pub(crate) struct Journal<W: World> {
+    shared: Arc<Shared<W>>,
+    limits: JournalLimits,
     chunks: mpsc::Sender<Chunk>,
+    progress: Arc<Progress>,
+    handed_over: u64,
     segment: u64,
     segment_octets: usize,
     segment_limit: usize,
     buffer: Vec<u8>,
     /// Inputs in the buffer.
     buffered: u64,
-    /// Inputs left out since the disk fell behind.
-    missing: u64,
+    gap: Option<Gap>,
+    /// When the last input came.
+    now: Mono,
 }
 
-impl Journal {
-    pub fn start<W: World>(shared: &Arc<Shared<W>>, config: &EngineConfig, seed: u64) -> Journal {
+impl<W: World> Journal<W> {
+    /// `written` is dropped once everything is written after [`Journal::finish`].
+    pub fn start(
+        shared: &Arc<Shared<W>>,
+        limits: JournalLimits,
+        config: &EngineConfig,
+        seed: u64,
+        written: oneshot::Sender<()>,
+    ) -> Journal<W> {
         let (chunks, waiting) = mpsc::channel(CHUNKS);
-        shared.spawn(write(shared.clone(), waiting));
+        let progress = Arc::new(Progress::default());
+        let writer = Writer {
+            shared: shared.clone(),
+            segments: limits.segments,
+            progress: progress.clone(),
+            earlier: None,
+            last: 0,
+        };
+        shared.spawn(writer.run(waiting, written));
         let mut buffer = Vec::with_capacity(CHUNK_OCTETS);
         journal::begin(config, seed, &mut buffer);
         Journal {
+            shared: shared.clone(),
+            limits,
             chunks,
+            progress,
+            handed_over: 0,
             segment: 1,
             segment_octets: 0,
-            segment_limit: SEGMENT_OCTETS,
+            segment_limit: limits.segment_octets,
             buffer,
             buffered: 0,
-            missing: 0,
+            gap: None,
+            now: Mono(0),
         }
     }
 
     pub fn step(&mut self, now: Now, input: &Input, outputs: &OutputHash) {
-        if self.missing > 0 {
-            self.missing += 1;
-            return;
+        self.now = now.mono;
+        if self.gap.is_some() {
+            return self.leave_out(1);
         }
         journal::step(now, input, outputs, &mut self.buffer);
         self.buffered += 1;
     }
 
-    /// After each input: hands over what has gathered, if it is much or nothing else is to be done.
+    /// Between inputs: hands over what has gathered, if it is much or nothing else is to be done.
     pub fn rest(&mut self, engine: &Engine, idle: bool) {
-        if self.missing > 0 {
-            self.close_gap(engine);
-        } else if self.buffer.len() >= CHUNK_OCTETS || (idle && !self.buffer.is_empty()) {
-            self.hand_over();
-            if self.segment_octets >= self.segment_limit {
-                self.rotate(engine);
+        if self.gap.is_none() && self.is_broken() {
+            self.give_up_buffer();
+        }
+        if let Some(gap) = &self.gap {
+            if self.now.since(gap.since) >= self.limits.gap {
+                self.close_gap(engine);
+            }
+        } else if self.buffer.len() >= CHUNK_OCTETS || (idle && self.waiting() < CHUNKS as u64 / 2)
+        {
+            self.hand_over(0);
+            if self.gap.is_none() && self.segment_octets >= self.segment_limit {
+                self.begin_segment();
+                journal::snapshot(engine, &mut self.buffer);
+                self.raise_limit(self.buffer.len());
             }
         }
     }
 
-    fn hand_over(&mut self) {
-        let octets = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK_OCTETS));
-        let length = octets.len();
-        let buffered = std::mem::take(&mut self.buffered);
-        match self.chunks.try_send(Chunk { segment: self.segment, octets }) {
-            Ok(()) => self.segment_octets += length,
-            Err(_) => self.missing += buffered.max(1),
+    /// Hands over the rest.
+    pub fn finish(mut self) {
+        if self.gap.is_none() {
+            self.hand_over(0);
         }
     }
 
-    /// Once the disk has caught up.
-    fn close_gap(&mut self, engine: &Engine) {
-        if self.chunks.capacity() < CHUNKS / 2 {
+    fn is_broken(&self) -> bool {
+        self.progress.broken.load(Ordering::Acquire) == self.segment
+    }
+
+    fn waiting(&self) -> u64 {
+        self.handed_over - self.progress.settled.load(Ordering::Acquire)
+    }
+
+    fn hand_over(&mut self, left_out: u64) {
+        let length = self.buffer.len();
+        if length == 0 {
             return;
         }
-        journal::gap(std::mem::take(&mut self.missing), &mut self.buffer);
-        journal::snapshot(engine, &mut self.buffer);
-        self.hand_over();
+        let octets = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK_OCTETS));
+        let chunk = Chunk { segment: self.segment, inputs: self.buffered, left_out, octets };
+        if self.chunks.try_send(chunk).is_err() {
+            return self.give_up_buffer();
+        }
+        self.handed_over += 1;
+        self.segment_octets += length;
+        self.buffered = 0;
     }
 
-    fn rotate(&mut self, engine: &Engine) {
+    /// The gap begins.
+    fn give_up_buffer(&mut self) {
+        self.buffer.clear();
+        self.gap = Some(Gap { since: self.now, inputs: 0 });
+        let inputs = std::mem::take(&mut self.buffered);
+        self.leave_out(inputs);
+    }
+
+    fn leave_out(&mut self, inputs: u64) {
+        self.shared.counters.journal_gaps.add(inputs);
+        self.gap.as_mut().expect("only in a gap").inputs += inputs;
+    }
+
+    /// Once the disk has caught up by half; after a failure wholly, for only then is it known what was lost.
+    fn close_gap(&mut self, engine: &Engine) {
+        let is_broken = self.is_broken();
+        let may_wait = if is_broken { 0 } else { CHUNKS as u64 / 2 };
+        if self.waiting() > may_wait {
+            return;
+        }
+        let Some(gap) = self.gap.take() else { return };
+        let left_out = gap.inputs + self.progress.lost.swap(0, Ordering::Relaxed);
+        if is_broken || self.segment_octets >= self.segment_limit {
+            self.begin_segment();
+        } else if self.segment_octets == 0 {
+            // What should have been its beginning was left out.
+            self.buffer.extend_from_slice(journal::HEADER);
+        }
+        journal::gap(left_out, &mut self.buffer);
+        journal::snapshot(engine, &mut self.buffer);
+        self.raise_limit(self.buffer.len());
+        self.hand_over(left_out);
+    }
+
+    fn begin_segment(&mut self) {
         self.segment += 1;
         self.segment_octets = 0;
-        journal::continue_with(engine, &mut self.buffer);
-        self.segment_limit = SEGMENT_OCTETS.max(4 * self.buffer.len());
+        self.segment_limit = self.limits.segment_octets;
+        self.buffer.extend_from_slice(journal::HEADER);
+    }
+
+    fn raise_limit(&mut self, snapshot: usize) {
+        self.segment_limit = self.segment_limit.max(4 * snapshot);
     }
 }
 
@@ -112,23 +231,54 @@ pub(crate) fn add(hash: &mut Option<OutputHash>, output: &Output) {
     }
 }
 
-async fn write<W: World>(shared: Arc<Shared<W>>, mut chunks: mpsc::Receiver<Chunk>) {
-    let mut last = 0;
-    while let Some(Chunk { segment, octets }) = chunks.recv().await {
-        let files = shared.world.files();
-        if segment != last {
-            last = segment;
-            let oldest = segment.saturating_sub(SEGMENTS - 1);
-            report(timeout(WRITE, files.trim_journal(oldest)).await);
+/// The disk's end.
+struct Writer<W: World> {
+    shared: Arc<Shared<W>>,
+    segments: u64,
+    progress: Arc<Progress>,
+    /// The last segment of earlier lives.
+    earlier: Option<u64>,
+    /// The segment written last.
+    last: u64,
+}
+
+impl<W: World> Writer<W> {
+    async fn run(mut self, mut chunks: mpsc::Receiver<Chunk>, written: oneshot::Sender<()>) {
+        while let Some(chunk) = chunks.recv().await {
+            let Chunk { segment, inputs, left_out, .. } = chunk;
+            let is_broken = self.progress.broken.load(Ordering::Relaxed) == segment;
+            if is_broken || self.write(chunk).await.is_err() {
+                self.shared.counters.journal_gaps.add(inputs);
+                self.progress.lost.fetch_add(inputs + left_out, Ordering::Relaxed);
+                self.progress.broken.store(segment, Ordering::Release);
+            }
+            self.progress.settled.fetch_add(1, Ordering::Release);
         }
-        report(timeout(WRITE, files.append_to_journal(segment, octets)).await);
+        drop(written);
+    }
+
+    /// The error has been told.
+    async fn write(&mut self, Chunk { segment, octets, .. }: Chunk) -> Result<(), ()> {
+        let files = self.shared.world.files();
+        let earlier = match self.earlier {
+            Some(earlier) => earlier,
+            None => *self.earlier.insert(told(files.newest_journal_segment()).await?),
+        };
+        let number = earlier + segment;
+        if segment != self.last {
+            self.last = segment;
+            // One segment too many harms nobody.
+            let _ = told(files.trim_journal((number + 1).saturating_sub(self.segments))).await;
+        }
+        told(files.append_to_journal(number, octets)).await
     }
 }
 
-fn report<E: std::fmt::Display>(done: Result<Result<(), String>, E>) {
-    match done {
-        Ok(Ok(())) => {}
+async fn told<T>(call: impl Future<Output = Result<T, String>>) -> Result<T, ()> {
+    match timeout(CALL, call).await {
+        Ok(Ok(value)) => return Ok(value),
         Ok(Err(why)) => tracing::error!("the journal couldn't be written: {why}"),
-        Err(_) => tracing::error!("the journal's disk didn't take a write within {WRITE:?}"),
+        Err(_) => tracing::error!("the journal's disk didn't answer within {CALL:?}"),
     }
+    Err(())
 }

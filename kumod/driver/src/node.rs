@@ -8,10 +8,12 @@ use crate::engine_loop::{EngineLoop, Mail};
 use crate::enumeration;
 use crate::intake;
 use crate::journal::Journal;
+pub use crate::journal::JournalLimits;
 use crate::policy::{Generated, Policy};
 use crate::server::{self, Service};
 use crate::shared::{LoadError, Parts, Phase, Shared};
 use crate::world::World;
+use futures_util::future::join;
 use kumo_core::config::EsmtpListener;
 use kumo_core::engine::{AdminCommand, AdminReply, Engine, EngineConfig, Input};
 use kumo_core::id::SpoolId;
@@ -39,8 +41,8 @@ pub struct NodeConfig {
     /// False: `define_spool { flush = false }`.
     pub sync: bool,
     pub body_cache_octets: usize,
-    /// Whether the engine's inputs are written down.
-    pub journal: bool,
+    /// `None`: the engine's inputs aren't written down.
+    pub journal: Option<JournalLimits>,
     /// Everything random in this life.
     pub seed: u64,
 }
@@ -52,6 +54,8 @@ pub struct Node<W: World> {
     committer: mpsc::Sender<Control>,
     drained: oneshot::Receiver<Vec<SpoolId>>,
     engine_stopped: oneshot::Receiver<()>,
+    /// Ends once the journal is on disk, after the engine has stopped.
+    journal_written: oneshot::Receiver<()>,
     /// Closed once the last connection is gone.
     connections: watch::Sender<()>,
 }
@@ -86,7 +90,10 @@ impl<W: World> Node<W> {
             ..EngineConfig::default()
         };
         let (stopped, engine_stopped) = oneshot::channel();
-        let journal = config.journal.then(|| Journal::start(&shared, &engine_config, config.seed));
+        let (written, journal_written) = oneshot::channel();
+        let journal = config
+            .journal
+            .map(|limits| Journal::start(&shared, limits, &engine_config, config.seed, written));
         let engine = Engine::new(engine_config, config.seed);
         let engine_loop = EngineLoop::new(shared.clone(), engine, journal, stopped);
         on_its_own_thread(&shared, engine_loop.run(engine_inbox));
@@ -113,7 +120,15 @@ impl<W: World> Node<W> {
             };
             shared.spawn(server::accept(service, listener, connections.subscribe()));
         }
-        Ok(Node { shared, addresses, committer, drained, engine_stopped, connections })
+        Ok(Node {
+            shared,
+            addresses,
+            committer,
+            drained,
+            engine_stopped,
+            journal_written,
+            connections,
+        })
     }
 
     /// Where the listeners listen, in the order of the configuration.
@@ -143,7 +158,12 @@ impl<W: World> Node<W> {
             let _ = self.committer.send(Control::Drain).await;
             self.drained.await.unwrap_or_default()
         };
-        match timeout(STOP_DRAIN, drain).await {
+        let journal = timeout(STOP_DRAIN, self.journal_written);
+        let (drained, written) = join(timeout(STOP_DRAIN, drain), journal).await;
+        if written.is_err() {
+            tracing::error!("the journal's end isn't written");
+        }
+        match drained {
             Ok(owed) if owed.is_empty() => {}
             Ok(owed) => tracing::error!(
                 ?owed,

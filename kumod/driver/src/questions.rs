@@ -1,5 +1,5 @@
 //! The engine's questions: to policy and to the DNS. Invariant: each gets one answer by its deadline, at worst `Failed`.
-//! What policy says is passed on as it is.
+//! What policy says is passed on as it is, but for what it says when it fails on a message: that may quote the message.
 use crate::policy::{EngineAnswer, EngineQuestion, Policy};
 use crate::shared::Shared;
 use crate::world::World;
@@ -17,11 +17,16 @@ pub(crate) fn ask<W: World>(shared: &Arc<Shared<W>>, op: OpId, question: Questio
     let task = shared.clone();
     shared.spawn(async move {
         let left = deadline.since(task.now().mono);
-        let answer = timeout(left, answer(&task, question)).await.unwrap_or_else(|_| {
+        let is_on_message =
+            matches!(question, Question::ThrottleInsert { .. } | Question::Requeue { .. });
+        let mut answer = timeout(left, answer(&task, question)).await.unwrap_or_else(|_| {
             Answer::Failed { why: format!("policy didn't answer within {left:?}").into() }
         });
-        if let Answer::Failed { why } = &answer {
+        if let Answer::Failed { why } = &mut answer {
             tracing::error!("{why}");
+            if is_on_message {
+                *why = "policy failed on a message; the diagnostic log says how".into();
+            }
         }
         task.tell_engine(Input::Answer { op, answer }).await;
     });

@@ -8,7 +8,7 @@ use kumo_core::config::queue::DeliveryProtocol;
 use kumo_core::log::RecordKind;
 use kumo_core::port::{DialRequest, Listener, Network, Stream};
 use kumo_core::time::Duration;
-use kumo_driver::node::{Node, NodeConfig};
+use kumo_driver::node::{JournalLimits, Node, NodeConfig};
 use memory::{FixedPolicy, MemoryNetwork, MemoryWorld, Pipe};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -32,7 +32,7 @@ fn config() -> NodeConfig {
         listeners: vec![listener],
         sync: true,
         body_cache_octets: 1 << 20,
-        journal: true,
+        journal: Some(JournalLimits::default()),
         seed: 1,
     }
 }
@@ -191,6 +191,32 @@ async fn a_deferred_message_stays_in_the_spool_and_the_next_life_delivers_it() {
     use RecordKind::{Delivery, Reception, TransientFailure};
     assert_eq!(kinds(&world), [Reception, TransientFailure, Delivery]);
     timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
+}
+
+#[tokio::test]
+async fn the_journal_tells_neither_local_parts_nor_texts() {
+    let mut policy = FixedPolicy::to(sink_address());
+    policy.queue.retry_interval = Duration::from_secs(1);
+    policy.failure = Some("policy doesn't like secretary@example.com");
+    let world = MemoryWorld::new(policy);
+    let sink = Sink::default();
+    *sink.verdicts.lock().unwrap() = vec!["451 4.2.0 tomorrow\r\n", "550 5.2.0 forbidden\r\n"];
+    sink.listen(&world.network).await;
+    let node = Node::start(world.clone(), config()).await.unwrap();
+    let mut stream = client(&world.network).await;
+    assert!(send(&mut stream, "secretary@example.com").await.starts_with("250"));
+    assert!(node.handle().drained(PATIENCE).await);
+    timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
+    use RecordKind::{Bounce, Reception, TransientFailure};
+    assert_eq!(kinds(&world), [Reception, TransientFailure, Bounce]);
+    let journal = world.files.journal.lock().unwrap()[&1].clone();
+    assert_eq!(kumo_core::journal::replay(&journal).end, kumo_core::journal::End::Complete);
+    let text = String::from_utf8_lossy(&journal);
+    assert!(text.contains("example.com") && text.contains("policy failed on a message"));
+    for private in ["secretary", "a@client", "tomorrow", "forbidden", "dot", "Subject", "Received"]
+    {
+        assert!(!text.contains(private), "{private} stands in the journal");
+    }
 }
 
 #[tokio::test]

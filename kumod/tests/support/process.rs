@@ -40,6 +40,13 @@ impl Kumod {
         Kumod::run(command(policy))
     }
 
+    /// As [`Kumod::launch`], with further options.
+    pub fn launch_with(policy: &Path, options: &[&str]) -> Kumod {
+        let mut command = command(policy);
+        command.args(options);
+        Kumod::run(command)
+    }
+
     /// Under strace, which writes `options`' calls of every thread to `trace`, with contents in hexadecimal and the
     /// paths of descriptors. The child is kumod itself: strace is a grandchild that attaches to it.
     pub fn start_traced(policy: &Path, calls: &str, trace: &Path) -> Kumod {

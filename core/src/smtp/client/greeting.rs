@@ -2,6 +2,7 @@
 //! TLS counts after it (RFC 3207 4.2); credentials leave only over a channel that the egress path allows.
 use super::context::{Channel, Context, Features, Loss, Phase};
 use super::session::{State, Turn};
+use crate::config::Secret;
 use crate::config::egress::EnableTls;
 use crate::port::{TlsConnect, TlsVerification};
 use crate::smtp::base64;
@@ -186,7 +187,7 @@ impl AwaitAuth {
     pub fn say(cx: &mut Context) -> State {
         let path = cx.settings.path.clone();
         let username = path.smtp_auth_plain_username.as_deref().unwrap_or("");
-        let password = path.smtp_auth_plain_password.as_deref().unwrap_or("");
+        let password = path.smtp_auth_plain_password.as_ref().map_or("", Secret::expose);
         let response = base64::encode(format!("\0{username}\0{password}").as_bytes());
         cx.say(format_args!("AUTH PLAIN {response}"), path.auth_timeout);
         State::AwaitAuth(AwaitAuth)

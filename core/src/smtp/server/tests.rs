@@ -278,6 +278,17 @@ fn a_client_has_client_timeout_for_each_command_and_while_it_sends() {
 }
 
 #[test]
+fn a_message_may_be_as_big_as_the_listener_says() {
+    for (octets, expected) in [(100, "250 OK ids="), (101, "552 5.3.4 message too big")] {
+        let mut dialogue = Dialogue::opened(settings(|listener| listener.max_message_size = 100));
+        let content = format!("Subject: {}\r\n", "x".repeat(octets - 11));
+        dialogue.say(format!("{ENVELOPE}DATA\r\n{content}.\r\n"));
+        assert!(dialogue.last().starts_with(expected), "{octets}: {}", dialogue.last());
+        assert_eq!(dialogue.submitted.len(), usize::from(octets == 100));
+    }
+}
+
+#[test]
 fn a_line_may_be_as_long_as_the_listener_says() {
     let mut dialogue = Dialogue::opened(settings(|listener| listener.line_length_hard_limit = 40));
     for (length, reply) in [(40, "250 OK"), (41, "500 5.2.3 line too long")] {

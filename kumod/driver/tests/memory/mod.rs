@@ -1,5 +1,5 @@
 //! A world in memory, small enough to see through: streams are pipes, the spool a map, the DNS a table. It is kind, has no
-//! faults, and runs under tokio and under madsim; the simulator's own world will take its place there.
+//! faults but the journal's disk on demand, and runs under tokio and under madsim; the simulator's own world will take its place there.
 use bytes::{Bytes, BytesMut};
 use kumo_core::config::egress::{EnableTls, IpLookupStrategy};
 use kumo_core::config::queue::{DeliveryProtocol, MxListEntry};
@@ -222,10 +222,20 @@ impl Host for ExecutorHost {
     }
 }
 
+/// Of the journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Disk {
+    #[default]
+    Kind,
+    Stalled,
+    Full,
+}
+
 #[derive(Clone, Default)]
 pub struct MemoryFiles {
     pub delivered: Arc<Mutex<Vec<MaildirDelivery>>>,
     pub journal: Arc<Mutex<BTreeMap<u64, Vec<u8>>>>,
+    pub disk: Arc<Mutex<Disk>>,
 }
 
 impl Files for MemoryFiles {
@@ -234,11 +244,22 @@ impl Files for MemoryFiles {
         self.delivered.lock().unwrap().push(delivery);
         Ok(name)
     }
+    async fn newest_journal_segment(&self) -> Result<u64, String> {
+        Ok(self.journal.lock().unwrap().keys().last().copied().unwrap_or(0))
+    }
     async fn append_to_journal(&self, segment: u64, data: Vec<u8>) -> Result<(), String> {
+        let disk = || *self.disk.lock().unwrap();
+        while disk() == Disk::Stalled {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        if disk() == Disk::Full {
+            return Err("no space left".into());
+        }
         self.journal.lock().unwrap().entry(segment).or_default().extend(data);
         Ok(())
     }
-    async fn trim_journal(&self, _: u64) -> Result<(), String> {
+    async fn trim_journal(&self, oldest_kept: u64) -> Result<(), String> {
+        self.journal.lock().unwrap().retain(|segment, _| *segment >= oldest_kept);
         Ok(())
     }
 }
@@ -249,6 +270,8 @@ pub struct FixedPolicy {
     pub queue: QueueConfig,
     pub path: EgressPath,
     pub source: EgressSource,
+    /// What it says when it is asked about a message, always in vain; it doesn't want to be asked without.
+    pub failure: Option<&'static str>,
 }
 
 impl FixedPolicy {
@@ -258,8 +281,12 @@ impl FixedPolicy {
         let entry = MxListEntry { name, address: None, port: Some(address.port()) };
         let protocol = DeliveryProtocol::Smtp { mx_list: vec![entry] };
         let path = EgressPath { enable_tls: EnableTls::Disabled, ..EgressPath::default() };
-        let queue = QueueConfig { protocol, ..QueueConfig::default() };
-        FixedPolicy { queue, path, source: EgressSource::named("unspecified") }
+        FixedPolicy {
+            queue: QueueConfig { protocol, ..QueueConfig::default() },
+            path,
+            source: EgressSource::named("unspecified"),
+            failure: None,
+        }
     }
 }
 
@@ -268,13 +295,19 @@ impl Policy for FixedPolicy {
         server::Handled::default()
     }
     fn engine_handled(&self) -> EngineHandled {
-        EngineHandled::default()
+        let is_asked = self.failure.is_some();
+        EngineHandled { throttle_insert: is_asked, requeue: is_asked }
     }
     async fn session(&self, question: server::Question) -> server::Answer {
         server::Answer { meta: question.meta, verdict: server::Verdict::Proceed }
     }
     async fn engine(&self, question: EngineQuestion) -> EngineAnswer {
         let answer = match question.question {
+            Question::ThrottleInsert { .. } | Question::Requeue { .. }
+                if self.failure.is_some() =>
+            {
+                Answer::Failed { why: self.failure.unwrap_or_default().into() }
+            }
             Question::QueueConfig { .. } => Answer::QueueConfig(Box::new(self.queue.clone())),
             Question::Pool { name } => {
                 let entries = vec![PoolEntry { name: "unspecified".into(), weight: 1 }];

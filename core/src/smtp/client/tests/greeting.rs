@@ -1,5 +1,6 @@
 //! From the banner to the first `Ready`: EHLO, STARTTLS, AUTH, and what goes wrong on the way.
 use super::*;
+use crate::config::Secret;
 use crate::port::TlsVerification;
 use crate::smtp::base64;
 
@@ -166,7 +167,7 @@ fn credentials_leave_only_where_the_path_allows() {
         let mut dialogue = Dialogue::connected(|path| {
             path.enable_tls = enable_tls;
             path.smtp_auth_plain_username = Some("user".into());
-            path.smtp_auth_plain_password = Some("secret".into());
+            path.smtp_auth_plain_password = Some(Secret::new("secret"));
             path.allow_smtp_auth_plain_without_tls = clear_allowed;
             path.allow_smtp_auth_plain_without_valid_certificate = unvalidated_allowed;
         });
