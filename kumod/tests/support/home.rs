@@ -53,6 +53,18 @@ impl Home {
         self.policy_text(&text)
     }
 
+    /// A copy of `original`'s files, as the user's own.
+    pub fn hand_over(&self, name: &str, original: &Path) {
+        let folder = self.path(name);
+        fs::create_dir(&folder).expect("a new folder");
+        give_away(&folder);
+        for entry in fs::read_dir(original).expect("a folder").flatten() {
+            let copy = folder.join(entry.file_name());
+            fs::copy(entry.path(), &copy).expect("a copy");
+            give_away(&copy);
+        }
+    }
+
     pub fn policy_text(&self, text: &str) -> PathBuf {
         let path = self.path("policy.lua");
         fs::write(&path, text).expect("the policy can be written");
@@ -80,7 +92,7 @@ fn lines_of(segment: &Path) -> Vec<Value> {
     lines.map(|line| serde_json::from_str(&line).expect("each line is JSON")).collect()
 }
 
-fn give_away(folder: &Path) {
+fn give_away(path: &Path) {
     if !kumod::privileges::is_root() {
         return;
     }
@@ -91,5 +103,5 @@ fn give_away(folder: &Path) {
         assert!(!entry.is_null(), "this system has no user {USER:?}");
         ((*entry).pw_uid, (*entry).pw_gid)
     };
-    std::os::unix::fs::chown(folder, Some(uid), Some(gid)).expect("root may give a folder away");
+    std::os::unix::fs::chown(path, Some(uid), Some(gid)).expect("root may give anything away");
 }
