@@ -46,6 +46,7 @@ pub mod queue_name;
 pub mod random;
 pub mod recipients;
 pub mod record;
+pub mod report;
 pub mod smtp;
 pub mod throttle;
 pub mod time;

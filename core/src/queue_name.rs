@@ -4,6 +4,9 @@ use crate::recipients::RecipientSet;
 use alloc::string::String;
 use core::fmt;
 
+/// The scheduled queue whose messages are recorded on arrival and discarded.
+pub const NULL: &str = "null";
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueName<'a> {
     pub campaign: Option<&'a str>,

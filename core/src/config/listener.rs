@@ -2,7 +2,7 @@
 //! they are read. PEM files are named here and read elsewhere.
 use super::egress::Cidr;
 use super::options::{self, Constructed, OptionTable};
-use super::read::{Form, PemFile, Report, Table, is_host_name};
+use super::read::{self, Form, PemFile, Report, Table, is_host_name};
 use super::{fields, name_forms};
 use crate::time::Duration;
 use alloc::boxed::Box;
@@ -186,16 +186,37 @@ impl Constructed for HttpListener {
     }
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReportHandling {
+    #[default]
+    Ignore,
+    LogThenRelay,
+    LogThenDrop,
+}
+
 /// `kumo.make_listener_domain`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ListenerDomain {
     pub relay_to: bool,
     pub relay_from: Vec<Cidr>,
+    pub log_oob: ReportHandling,
+    pub log_arf: ReportHandling,
+}
+
+/// A name, or what older policies say: true for `LogThenRelay`, false for `Ignore`.
+impl Form for ReportHandling {
+    fn read(value: Value, report: &mut Report) -> Option<ReportHandling> {
+        match value {
+            Value::Bool(true) => Some(ReportHandling::LogThenRelay),
+            Value::Bool(false) => Some(ReportHandling::Ignore),
+            name => read::from_name(&name, report),
+        }
+    }
 }
 
 impl Constructed for ListenerDomain {
     const OPTIONS: &'static OptionTable = &options::LISTENER_DOMAIN;
     fn read(table: &mut Table) -> ListenerDomain {
-        fields!(table, ListenerDomain::default(), { relay_to relay_from })
+        fields!(table, ListenerDomain::default(), { relay_to relay_from log_oob log_arf })
     }
 }

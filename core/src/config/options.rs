@@ -142,14 +142,14 @@ option_tables! {
             data_processing_timeout:
                 policy_that_takes_too_long_gets_451_and_its_late_answer_is_ignored,
             line_length_hard_limit: a_line_may_be_as_long_as_the_listener_says,
+            max_message_size: content_has_the_size_and_the_line_ends_that_the_listener_says,
+            invalid_line_endings: content_has_the_size_and_the_line_ends_that_the_listener_says,
             batch_handling: recipients_are_split_as_told,
             trace_headers: trace_fields_are_put_on_as_told,
         }
         effective in "core/src/smtp/server/hostile.rs" {
             max_messages_per_connection: a_connection_has_its_number_of_messages,
             max_recipients_per_message: a_million_recipients_keep_the_first_ones,
-            max_message_size: odd_content_is_content,
-            invalid_line_endings: end_of_data_look_alikes_never_end_data,
         }
         effective in "kumod/driver/tests/options/mod.rs" {
             hostname: a_listener_has_its_own_name_and_its_number_of_connections,
@@ -205,8 +205,10 @@ option_tables! {
         effective in "core/src/smtp/server/tests.rs" {
             relay_to: events_come_in_order_and_only_where_handled,
             relay_from: relaying_needs_a_reason,
+            log_oob: without_relaying_nothing_but_the_reports_asked_for_gets_in,
+            log_arf: without_relaying_nothing_but_the_reports_asked_for_gets_in,
         }
-        without_effect: log_oob log_arf ttl;
+        without_effect: ttl;
         refused:
     }
     SPOOL = "kumo.define_spool", "" {

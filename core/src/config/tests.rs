@@ -1,6 +1,7 @@
 //! Every key of every constructor, each value form, and hostile tables. The readers are tested through
 //! `Constructed::parse` only, as the policy layer uses them.
 use super::egress::{Cidr, EnableTls};
+use super::listener::ReportHandling;
 use super::options::{
     self, ConfigError, Constructed, Effect, OptionKey, OptionTable, Parsed, TABLES,
 };
@@ -101,7 +102,10 @@ fn listeners() -> Vec<Sample> {
             parse: rendered::<ListenerDomain>,
             wrap: |table| table,
             least: json!({}),
-            keys: json!({"relay_to": true, "relay_from": ["10.0.0.0/8"]}),
+            keys: json!({
+                "relay_to": true, "relay_from": ["10.0.0.0/8"], "log_oob": true,
+                "log_arf": "LogThenDrop",
+            }),
         },
     ]
 }
@@ -624,6 +628,23 @@ fn lists_keep_their_limits() {
     let unknown = (0..1000).map(|n| (format!("key{n}"), json!(1)));
     let error = EgressSource::parse(unknown.collect()).expect_err("unknown keys").to_string();
     assert!(error.matches("unknown key").count() <= limits::OPTION_NOTES);
+}
+
+#[test]
+fn reports_may_be_a_bool_as_in_older_policies() {
+    for (value, expected) in [
+        (json!(true), ReportHandling::LogThenRelay),
+        (json!(false), ReportHandling::Ignore),
+        (json!("Ignore"), ReportHandling::Ignore),
+        (json!("LogThenRelay"), ReportHandling::LogThenRelay),
+        (json!("LogThenDrop"), ReportHandling::LogThenDrop),
+    ] {
+        let domain: ListenerDomain = made(json!({"log_oob": value, "log_arf": value}));
+        assert_eq!((domain.log_oob, domain.log_arf), (expected, expected));
+    }
+    assert!(
+        wrong::<ListenerDomain>(json!({"log_oob": 1})).contains("log_oob: unknown variant `1`")
+    );
 }
 
 #[test]

@@ -15,9 +15,6 @@ use kumo_core::smtp::reply::Reply;
 use kumo_core::smtp::server::Submitted;
 use std::sync::Arc;
 
-/// The scheduled queue whose messages are discarded on arrival.
-const BLACK_HOLE: &str = "null";
-
 struct Addressed {
     message: Arc<Message>,
     queue: Arc<str>,
@@ -31,8 +28,10 @@ pub(crate) async fn submit<W: World>(shared: &Arc<Shared<W>>, messages: Vec<Mess
         let queue = queue_name::of_message(&message).into();
         Addressed { message: Arc::new(message), queue }
     };
-    let (discarded, kept): (Vec<Addressed>, Vec<Addressed>) =
-        messages.into_iter().map(address).partition(|addressed| &*addressed.queue == BLACK_HOLE);
+    let (discarded, kept): (Vec<Addressed>, Vec<Addressed>) = messages
+        .into_iter()
+        .map(address)
+        .partition(|addressed| &*addressed.queue == queue_name::NULL);
     let accountable = match store(shared, &kept, discarded.len()).await {
         Ok(accountable) => accountable,
         Err(reply) => return Submitted::Refused(reply),

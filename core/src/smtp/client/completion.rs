@@ -146,10 +146,24 @@ impl Conclusion {
         cx.become_ready()
     }
 
-    pub fn on_loss(self, loss: Loss, cx: &mut Context) -> State {
+    pub fn on_loss(mut self, loss: Loss, cx: &mut Context) -> State {
+        if matches!(&loss, Loss::Unasked(Some(reply)) if is_to_data(reply)) {
+            distrust(&mut self.fates, &loss, Self::PHASE);
+        }
         cx.report(self.fates, false);
         cx.end(loss, Self::PHASE, false)
     }
+}
+
+/// Only DATA is answered like that. Where it comes late another reply was taken for it, and that for one before.
+fn is_to_data(reply: &Reply) -> bool {
+    (300..400).contains(&reply.code)
+}
+
+/// Refusals that may have been meant for others.
+fn distrust(fates: &mut [(u32, Fate)], loss: &Loss, phase: Phase) {
+    let doubtful = fates.iter_mut().filter(|(_, fate)| matches!(fate, Fate::Refused(_)));
+    doubtful.for_each(|(_, fate)| *fate = Fate::Deferred(generated(loss.clone(), phase)));
 }
 
 /// The report waits, so that [`Output::Ready`](super::Output::Ready) follows at once if it says so.
@@ -167,11 +181,9 @@ impl AwaitReset {
                 let conclusion = Conclusion { fates: self.fates, after: After::Ready };
                 Turn::Conclude(conclusion).into()
             }
-            // The answer to DATA, in whose place something else was heard: nothing before it fits either.
-            300..400 => {
+            _ if is_to_data(&reply) => {
                 let loss = unexpected(&reply);
-                let fate = Fate::Deferred(generated(loss.clone(), Self::PHASE));
-                self.fates.iter_mut().for_each(|(_, refused)| *refused = fate.clone());
+                distrust(&mut self.fates, &loss, Self::PHASE);
                 self.on_loss(loss, cx)
             }
             _ => {

@@ -3,6 +3,7 @@
 //! and anew once that has left. Nothing is decided here.
 use super::io::{Closed, Fate, Output, Report};
 use super::session::{Settings, State};
+use crate::smtp::reply::Reply;
 use crate::time::{Duration, Mono};
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -70,6 +71,8 @@ pub enum Loss {
     Connection(String),
     /// The server said what can't be an answer. What it said before may not have been one either.
     OutOfStep(String),
+    /// The server said something, this reply if it was one, when it was our turn.
+    Unasked(Option<Reply>),
     /// [`super::Input::Abort`]
     Aborted,
 }
@@ -127,6 +130,12 @@ impl Loss {
         match self {
             Loss::Connection(why) => format!("connection lost while {phase}: {why}"),
             Loss::OutOfStep(why) => format!("connection given up while {phase}: {why}"),
+            Loss::Unasked(Some(reply)) => format!(
+                "connection given up while {phase}: the server said {reply} without being asked"
+            ),
+            Loss::Unasked(None) => format!(
+                "connection given up while {phase}: the server sent something without being asked"
+            ),
             Loss::Aborted => format!("aborted while {phase}"),
         }
     }

@@ -12,7 +12,6 @@ use crate::config::EgressPath;
 use crate::port::{TlsConnect, TlsInfo};
 use crate::smtp::reply::Reply;
 use crate::time::{Mono, Now};
-use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use core::mem;
@@ -348,9 +347,6 @@ impl Session {
 
     /// What the server said though nothing was asked; often why it is about to hang up.
     fn stray(&mut self, mut octets: &[u8]) -> Loss {
-        Loss::OutOfStep(match self.replies.take(&mut octets) {
-            Ok(Some(reply)) => format!("the server said {reply} without being asked"),
-            Ok(None) | Err(_) => "the server sent something without being asked".into(),
-        })
+        Loss::Unasked(self.replies.take(&mut octets).ok().flatten())
     }
 }

@@ -51,7 +51,7 @@ pub fn unexpected(reply: &Reply) -> Loss {
 
 pub fn generated(loss: Loss, phase: Phase) -> Reply {
     let enhanced = match loss {
-        Loss::OutOfStep(_) => "4.5.0",
+        Loss::OutOfStep(_) | Loss::Unasked(_) => "4.5.0",
         Loss::Connection(_) | Loss::Aborted => "4.4.2",
     };
     Reply::new(451, &format!("{enhanced} KumoMTA internal: {}", loss.describe(phase)))
@@ -186,7 +186,7 @@ impl Transaction {
 
     /// Ends the transaction and with it the session, before the final dot was sent.
     pub fn on_loss(mut self, loss: Loss, phase: Phase, cx: &mut Context) -> State {
-        if let Loss::OutOfStep(_) = loss {
+        if let Loss::OutOfStep(_) | Loss::Unasked(_) = loss {
             self.standings.fill(Standing::Untried);
             self.accepted = 0;
         }

@@ -31,6 +31,13 @@ pub enum Command<'a> {
 const HTTP_VERBS: [&str; 9] =
     ["GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "CONNECT", "TRACE", "PATCH"];
 
+/// Whether a line that is too long to be a command begins like a request of HTTP.
+pub fn begins_http_request(line: &[u8]) -> bool {
+    let verb = line.split(|octet| *octet == b' ').next().unwrap_or(line);
+    verb.len() < line.len()
+        && HTTP_VERBS.iter().any(|http| verb.eq_ignore_ascii_case(http.as_bytes()))
+}
+
 fn syntax(what: &str) -> Reply {
     Reply::new(501, &format!("Syntax error in command or arguments: {what}"))
 }
@@ -81,11 +88,19 @@ fn after_keyword<'a>(argument: &'a str, keyword: &str) -> Result<&'a str, Reply>
 fn auth(argument: &str) -> Result<Command<'_>, Reply> {
     let mut words = argument.split(' ');
     match (words.next(), words.next(), words.next()) {
-        (Some(mechanism), initial, None) if !mechanism.is_empty() => {
+        (Some(mechanism), initial, None) if is_mechanism(mechanism) => {
             Ok(Command::Auth { mechanism, initial })
         }
         _ => Err(Reply::new(501, "5.5.2 AUTH takes a mechanism and at most one initial response")),
     }
+}
+
+/// RFC 4422 3.1, in one case. Replies and records repeat it, and credentials in its place are hardly ever like that.
+fn is_mechanism(name: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let has = |is_case: fn(&char) -> bool| name.chars().any(|c| is_case(&c));
+    let is_one_case = !(has(char::is_ascii_lowercase) && has(char::is_ascii_uppercase));
+    (1..=20).contains(&name.len()) && name.chars().all(is_allowed) && is_one_case
 }
 
 /// The domain of EHLO or HELO. A host may not know its name, so that other things than domains are tolerated as
@@ -106,6 +121,9 @@ pub struct MailArguments {
     pub utf8: bool,
 }
 
+const UNSAFE: AddressError =
+    AddressError("the local part begins with ; or | or -, or holds < or >, which isn't taken here");
+
 fn sender_error(error: &AddressError) -> Reply {
     Reply::new(501, &format!("5.1.7 Invalid sender address syntax: {error}"))
 }
@@ -114,8 +132,19 @@ pub fn recipient_error() -> Reply {
     Reply::new(501, "5.1.3 Invalid recipient address syntax")
 }
 
+/// Refused though the grammar allows them: what programs behind a mail server have taken for a command, an option or
+/// the end of an address (CVE-2020-7247). Postfix has no leading hyphen either.
+fn is_safe(mailbox: &Mailbox) -> bool {
+    let local_part = mailbox.local_part();
+    let unquoted = local_part.strip_prefix('"').unwrap_or(local_part);
+    !unquoted.starts_with(['|', '-', ';']) && !local_part.contains(['<', '>'])
+}
+
 pub fn mail_arguments(text: &str) -> Result<MailArguments, Reply> {
     let (sender, rest) = ReversePath::parse_path(text).map_err(|error| sender_error(&error))?;
+    if matches!(&sender, ReversePath::Mailbox(mailbox) if !is_safe(mailbox)) {
+        return Err(sender_error(&UNSAFE));
+    }
     let mut arguments = MailArguments { sender, size: None, utf8: false };
     let mut seen: [bool; 4] = [false; 4];
     for parameter in parameters(rest)? {
@@ -152,7 +181,7 @@ pub fn rcpt_arguments(text: &str, utf8: bool, postmaster_domain: &str) -> Result
         true => Mailbox::parse(&format!("{inner}@{postmaster_domain}")),
         false => Mailbox::parse(inner),
     };
-    let recipient = parsed.map_err(|_| recipient_error())?;
+    let recipient = parsed.ok().filter(is_safe).ok_or_else(recipient_error)?;
     if parameters(rest)?.next().is_some() {
         return Err(Reply::new(555, "5.5.4 RCPT TO parameter not recognized"));
     }
@@ -200,9 +229,14 @@ fn is_xtext(value: &str) -> bool {
     !value.is_empty()
 }
 
+/// Whether credentials may stand in it, however badly the line is formed.
+pub fn is_authentication(line: &[u8]) -> bool {
+    line.trim_ascii_start().get(..4).is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH"))
+}
+
 /// A command as it may stand in a record: without secrets, and not at any length.
 pub fn for_records(line: &[u8]) -> String {
-    if line.get(..4).is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH")) {
+    if is_authentication(line) {
         return "AUTH".into();
     }
     let text = String::from_utf8_lossy(&line[..line.len().min(512)]);

@@ -1,6 +1,6 @@
 //! What all states of a session share: settings, metadata, counters, and the way out for replies and requests.
 //! Invariant: replies leave in the order they were written; every refusal that is to be recorded is recorded here.
-use super::command;
+use super::command::{self, Command};
 use super::io::{Asked, Disconnect, Output, Question, Rejection, Verdict};
 use super::session::{Settings, State};
 use crate::address::{Mailbox, ReversePath};
@@ -37,6 +37,8 @@ pub struct Context {
     pub deadline: Mono,
     /// The command after the one being answered is to be read from a fresh buffer (STARTTLS).
     pub discard_input: bool,
+    /// The client said AUTH and nothing since that we understand: it may be telling us a password.
+    may_tell_secrets: bool,
     errors: u32,
     junk: u32,
     replies: BytesMut,
@@ -93,6 +95,7 @@ impl Context {
             line: Vec::new(),
             deadline: Mono(0),
             discard_input: false,
+            may_tell_secrets: false,
             errors: 0,
             junk: 0,
             replies: BytesMut::new(),
@@ -127,6 +130,16 @@ impl Context {
     pub fn ask(&mut self, what: Asked) {
         let meta = core::mem::take(&mut self.meta);
         self.outputs.push_back(Output::Ask(Question { meta, what }));
+    }
+
+    /// Keeps the command for records, unless it may be what a client says that takes a refused AUTH for an accepted one.
+    pub fn note_line(&mut self, line: &[u8], parsed: &Result<Command<'_>, Reply>) {
+        let is_understood = !matches!(parsed, Ok(Command::Unknown) | Err(_));
+        let is_authentication = command::is_authentication(line);
+        self.may_tell_secrets = is_authentication || (self.may_tell_secrets && !is_understood);
+        if is_authentication || !self.may_tell_secrets {
+            self.line.extend_from_slice(line);
+        }
     }
 
     /// Starts the time for the next command.

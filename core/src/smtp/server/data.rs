@@ -236,6 +236,19 @@ mod tests {
         assert_eq!(content(line(101).repeat(10) + "\n\r\n.\r\n"), Err(DataFault::TooBig));
     }
 
+    #[test]
+    fn content_that_is_refused_is_not_kept() {
+        for line in ["x".repeat(101) + "\r\n", "a\nb\r\n".into(), "x\r\n".repeat(400)] {
+            let mut deframer = Deframer::new(limits(LineEndings::Deny), usize::MAX);
+            for _ in 0..1000 {
+                deframer.take(line.as_bytes());
+                deframer.take(b"more\r\n");
+            }
+            assert_eq!(deframer.content.capacity(), 0);
+            assert_eq!(deframer.size(), 1000 * (line.len() as u64 + 6));
+        }
+    }
+
     proptest! {
         #[test]
         fn cutting_changes_nothing(

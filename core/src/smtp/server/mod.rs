@@ -3,13 +3,15 @@
 //! a [`crate::commit::Accountable`] and is written in one place (`reception::AwaitDurable::on_submitted`).
 //!
 //! [`session`] feeds lines and octets to the states; [`greeting`], [`transaction`] and [`reception`] are the states
-//! before, in and after the envelope, one type each; [`context`] is what they share; [`command`] and [`data`] parse.
+//! before, in and after the envelope, one type each; [`permission`] is what mail may be to whom; [`context`] is what
+//! they share; [`command`] and [`data`] parse.
 //! No socket, no TLS, no policy and no spool here: they are asked for.
 mod command;
 mod context;
 mod data;
 mod greeting;
 pub mod io;
+mod permission;
 mod reception;
 mod session;
 pub mod trace;
@@ -18,6 +20,8 @@ mod transaction;
 pub use io::*;
 pub use session::{Session, Settings, WakeReason};
 
+#[cfg(test)]
+mod corpus;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]

@@ -6,6 +6,7 @@ use super::context::{About, Context};
 use super::data::{Content, DataFault};
 use super::greeting::{ExpectMail, Greeted};
 use super::io::{Asked, Output, Submitted, Verdict};
+use super::permission::{Disposition, Permissions};
 use super::session::State;
 use super::trace::{self, Reception as From};
 use super::transaction::Transaction;
@@ -16,6 +17,7 @@ use crate::header;
 use crate::id::SpoolId;
 use crate::limits;
 use crate::message::{Envelope, Message, Schedule};
+use crate::queue_name;
 use crate::recipients::RecipientSet;
 use crate::smtp::reply::Reply;
 use crate::time::Mono;
@@ -35,6 +37,7 @@ pub struct Reception {
     greeted: Greeted,
     sender: ReversePath,
     recipients: Vec<Mailbox>,
+    permissions: Permissions,
     size: u64,
     deadline: Mono,
 }
@@ -75,6 +78,7 @@ pub fn end_of_data(transaction: Transaction, content: Content, cx: &mut Context)
         greeted: transaction.greeted,
         sender: transaction.sender,
         recipients: transaction.recipients,
+        permissions: transaction.permissions,
         size: content.size,
         deadline: cx.now.mono + cx.settings.listener.data_processing_timeout,
     };
@@ -226,7 +230,13 @@ impl Batches {
         self.ready.push(message);
     }
 
-    fn submit(self, cx: &mut Context) -> State {
+    fn submit(mut self, cx: &mut Context) -> State {
+        if !self.apply_permissions() {
+            let reply = Reply::new(550, "5.7.1 relaying not permitted");
+            let Reception { greeted, sender, recipients, size, .. } = self.reception;
+            let about = About { sender: &sender, recipients: &recipients, size };
+            return cx.fault(reply, about, ExpectMail { greeted });
+        }
         if cx.now.mono >= self.reception.deadline {
             return self.reception.refuse(timed_out("spool"), cx);
         }
@@ -235,6 +245,19 @@ impl Batches {
         cx.push(Output::Submit(self.ready));
         let after = AfterAnswer::Continue;
         State::AwaitDurable(AwaitDurable { reception: self.reception, ids, after })
+    }
+
+    /// Whether all may be kept. Reports that are only to be recorded go to the null queue, as do others that policy
+    /// discards: those are relayed to nobody.
+    fn apply_permissions(&mut self) -> bool {
+        self.ready.iter_mut().all(|message| match self.reception.permissions.disposition(message) {
+            Disposition::Keep => true,
+            Disposition::Drop => {
+                message.meta.insert("queue".into(), queue_name::NULL.into());
+                true
+            }
+            Disposition::Refuse => queue_name::of_message(message) == queue_name::NULL,
+        })
     }
 }
 

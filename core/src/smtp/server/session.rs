@@ -133,8 +133,9 @@ impl State {
         if let State::ExpectAuthResponse(state) = self {
             return state.on_line(line, cx);
         }
-        cx.line.extend_from_slice(line);
-        let command = match command::parse(line) {
+        let parsed = command::parse(line);
+        cx.note_line(line, &parsed);
+        let command = match parsed {
             Ok(command) => command,
             Err(reply) => return cx.fault(reply, About::NOBODY, self),
         };
@@ -383,6 +384,11 @@ impl Session {
                     self.state = state.on_bad_line(BadLine::NoCarriageReturn, cx);
                     self.passing_over = Some(BadLine::Answered);
                     self.used += octets;
+                }
+                Line::TooLong { .. } if command::begins_http_request(input) => {
+                    cx.line.clear();
+                    self.state = not_smtp(cx);
+                    break;
                 }
                 Line::TooLong { is_authentication } => {
                     self.state = state;

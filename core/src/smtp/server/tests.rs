@@ -4,11 +4,12 @@ use super::data::deframe;
 use super::greeting::auth_response;
 use super::*;
 use crate::commit::{Accountable, Waiver};
-use crate::config::listener::{BatchHandling, TraceHeaders};
+use crate::config::listener::{BatchHandling, LineEndings, ReportHandling, TraceHeaders};
 use crate::config::{EsmtpListener, ListenerDomain};
 use crate::id::SpoolIdGenerator;
 use crate::message::Message;
 use crate::port::TlsInfo;
+use crate::report::tests::report;
 use crate::smtp::reply::Reply;
 use crate::time::{Duration, Mono, Now, Wall};
 use proptest::prelude::*;
@@ -291,6 +292,21 @@ fn a_line_may_be_as_long_as_the_listener_says() {
 }
 
 #[test]
+fn content_has_the_size_and_the_line_ends_that_the_listener_says() {
+    let last = |content: &str, change: fn(&mut EsmtpListener)| {
+        let mut dialogue = Dialogue::opened(settings(change));
+        dialogue.say(format!("{ENVELOPE}DATA\r\n{content}\r\n.\r\n"));
+        dialogue.last()
+    };
+    let at_most_20 = |listener: &mut EsmtpListener| listener.max_message_size = 20;
+    assert!(last(&"x".repeat(18), at_most_20).starts_with("250 OK ids="));
+    assert_eq!(last(&"x".repeat(19), at_most_20), "552 5.3.4 message too big");
+    assert!(last("a\nb", |_| {}).starts_with("552 5.6.0"));
+    let fixed = |listener: &mut EsmtpListener| listener.invalid_line_endings = LineEndings::Fix;
+    assert!(last("a\nb", fixed).starts_with("250 OK ids="));
+}
+
+#[test]
 fn trace_fields_are_put_on_as_told() {
     let body = |change: fn(&mut TraceHeaders)| {
         let mut dialogue =
@@ -445,6 +461,97 @@ fn relaying_needs_a_reason() {
     assert_eq!(neighbour, "250 OK <b@y.test>");
 }
 
+/// A stranger's mail to domains that take reports only (core.md 2.1): the last reply, and to whom what was accepted,
+/// with the queue if one was set.
+fn report_to(recipients: &[&str], content: &str) -> (String, Vec<String>) {
+    let mut settings = settings(|_| {});
+    settings.peer = "192.0.2.1:9".parse().unwrap();
+    settings.handled.listener_domain = true;
+    let mut dialogue = Dialogue::opened(settings).with_policy(|asked| {
+        let Asked::ListenerDomain { domain, .. } = asked else { return Verdict::Proceed };
+        let mut rules = ListenerDomain::default();
+        match &**domain {
+            "oob.test" => rules.log_oob = ReportHandling::LogThenRelay,
+            "drop.test" => rules.log_oob = ReportHandling::LogThenDrop,
+            "arf.test" => rules.log_arf = ReportHandling::LogThenRelay,
+            "relay.test" => rules.relay_to = true,
+            "both.test" => {
+                rules = ListenerDomain { relay_to: true, ..rules };
+                rules.log_oob = ReportHandling::LogThenDrop;
+            }
+            _ => return Verdict::ListenerDomain(None),
+        }
+        Verdict::ListenerDomain(Some(rules))
+    });
+    dialogue.say("EHLO c\r\nMAIL FROM:<>\r\n");
+    for recipient in recipients {
+        dialogue.say(format!("RCPT TO:<{recipient}>\r\n"));
+    }
+    dialogue.say(format!("DATA\r\n{content}.\r\n"));
+    let kept = dialogue.submitted.iter().map(|message| {
+        let queue = message.meta.get("queue").and_then(|queue| queue.as_str()).unwrap_or("");
+        format!("{} {queue}", message.envelope.recipients[0]).trim_end().to_owned()
+    });
+    let kept = kept.collect();
+    (dialogue.last(), kept)
+}
+
+#[test]
+fn without_relaying_nothing_but_the_reports_asked_for_gets_in() {
+    let bounce = report("delivery-status", "message/delivery-status");
+    let complaint = report("feedback-report", "message/feedback-report");
+    let refused = "550 5.7.1 relaying not permitted";
+    for (to, content, expected, kept) in [
+        ("a@oob.test", &*bounce, "250 OK ids=", "a@oob.test"),
+        ("a@oob.test", &complaint, refused, ""),
+        ("a@oob.test", "Subject: hi\r\n", refused, ""),
+        ("a@arf.test", &complaint, "250 OK ids=", "a@arf.test"),
+        ("a@arf.test", &bounce, refused, ""),
+        ("a@drop.test", &bounce, "250 OK ids=", "a@drop.test null"),
+        ("a@drop.test", &complaint, refused, ""),
+        ("a@relay.test", &bounce, "250 OK ids=", "a@relay.test"),
+        ("a@both.test", &bounce, "250 OK ids=", "a@both.test null"),
+        ("a@both.test", &complaint, "250 OK ids=", "a@both.test"),
+        // Refused at RCPT, so that the content is no content.
+        ("a@none.test", "x\r\n", "502", ""),
+    ] {
+        let (reply, found) = report_to(&[to], content);
+        assert!(reply.starts_with(expected), "{to}: {reply}");
+        assert_eq!(found.concat(), kept);
+    }
+}
+
+/// One reply speaks for all of them, so whoever it wouldn't be true of has to come separately (I6).
+#[test]
+fn recipients_of_one_transaction_take_the_same_kinds_of_content() {
+    let bounce = report("delivery-status", "message/delivery-status");
+    for (recipients, kept) in [
+        (["a@relay.test", "b@oob.test", "c@relay.test"], "a@relay.test, c@relay.test"),
+        (["a@oob.test", "b@relay.test", "c@arf.test"], "a@oob.test"),
+        (["a@oob.test", "b@drop.test", "c@oob.test"], "a@oob.test, b@drop.test null, c@oob.test"),
+        (["a@relay.test", "b@both.test", "c@none.test"], "a@relay.test, b@both.test null"),
+    ] {
+        assert_eq!(report_to(&recipients, &bounce).1.join(", "), kept);
+    }
+}
+
+#[test]
+fn a_relay_hosts_reports_are_dropped_where_the_domain_says_so() {
+    let mut settings = settings(|_| {});
+    settings.handled.listener_domain = true;
+    let mut dialogue = Dialogue::opened(settings).with_policy(|asked| match asked {
+        Asked::ListenerDomain { domain, .. } if domain == "y.test" => {
+            let log_oob = ReportHandling::LogThenDrop;
+            Verdict::ListenerDomain(Some(ListenerDomain { log_oob, ..Default::default() }))
+        }
+        _ => Verdict::ListenerDomain(None),
+    });
+    let bounce = report("delivery-status", "message/delivery-status");
+    dialogue.say(format!("{ENVELOPE}DATA\r\n{bounce}.\r\n{}", &MESSAGE[13..]));
+    let queues: Vec<_> = dialogue.submitted.iter().map(|m| m.meta.get("queue").cloned()).collect();
+    assert_eq!(queues, [Some("null".into()), None]);
+}
+
 #[test]
 fn policy_refuses_each_step_and_never_with_a_positive_code() {
     for (event, reply) in [
@@ -561,42 +668,6 @@ fn policy_that_takes_too_long_gets_451_and_its_late_answer_is_ignored() {
     let answer = Answer { meta: question.unwrap().meta, verdict: Verdict::Proceed };
     session.handle(Now { mono: when, wall: Wall(0) }, Input::Answer(answer));
     assert!(session.poll().is_none() && session.wants_bytes(), "nothing was submitted");
-}
-
-/// Replies with ids masked, and what was submitted, for a comparison between ways to cut the input.
-fn outcome(parts: &[&[u8]]) -> (String, Vec<(String, Vec<u8>)>, bool) {
-    let mut dialogue = Dialogue::opened(settings(|l| l.line_length_hard_limit = 40));
-    for part in parts {
-        if !dialogue.is_closed {
-            dialogue.say(part);
-        }
-    }
-    let messages = std::mem::take(&mut dialogue.submitted);
-    let content =
-        messages.iter().map(|m| (m.envelope.recipients[0].to_string(), m.body.to_vec())).collect();
-    (String::from_utf8_lossy(&dialogue.replies).into_owned(), content, dialogue.is_closed)
-}
-
-/// I17, for a corpus with a bit of everything.
-#[test]
-fn cutting_the_input_anywhere_changes_nothing() {
-    let long = "x".repeat(60);
-    let corpus = [
-        MESSAGE.to_owned() + &MESSAGE[11..],
-        format!("EHLO c\r\n{long}\r\nNOOP {}\r\nNOOP\nRSET\r\n\u{e9}\r\nQUIT\r\n", "y".repeat(36)),
-        format!("{ENVELOPE}DATA\r\n{long}\r\n.\r\nNOOP\r\n"),
-        format!("{ENVELOPE}DATA\r\na\n.\r\n.\rb\r\n.\r\nGET / HTTP/1.1\r\nHost: x\r\n"),
-        "EHLO c\r\nAUTH PLAIN AAAA\r\nMAIL FROM:<a@b> SIZE=1 SIZE=2\r\n\x16\x03\x01".to_owned(),
-    ];
-    for text in corpus {
-        let octets = text.as_bytes();
-        let whole = outcome(&[octets]);
-        for cut in 0..=octets.len() {
-            assert_eq!(outcome(&[&octets[..cut], &octets[cut..]]), whole, "{text:?} cut at {cut}");
-        }
-        let single: Vec<&[u8]> = octets.chunks(1).collect();
-        assert_eq!(outcome(&single), whole, "{text:?} octet by octet");
-    }
 }
 
 proptest! {

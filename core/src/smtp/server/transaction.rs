@@ -1,14 +1,15 @@
-//! The states from MAIL to the final dot: envelope, relay decision (core.md 2.1), content. Invariant: every recipient
-//! in a [`Transaction`] was answered 250, and every other one was not.
+//! The states from MAIL to the final dot: envelope, relay decision (core.md 2.1), content. Invariants: every recipient
+//! in a [`Transaction`] was answered 250, and every other one was not; all of them take the same kinds of content, so
+//! that the one reply after the final dot is true of each.
 use super::command::{self, Command, MailArguments};
 use super::context::{About, Context};
 use super::data::{DataLimits, Deframer};
 use super::greeting::{ExpectMail, Greeted, greet, reset, without_effect};
 use super::io::{Asked, Verdict};
+use super::permission::{Permission, Permissions};
 use super::reception;
 use super::session::{State, WakeReason};
 use crate::address::{Mailbox, ReversePath};
-use crate::config::ListenerDomain;
 use crate::limits;
 use crate::smtp::reply::Reply;
 use crate::time::{Duration, Mono};
@@ -30,8 +31,10 @@ pub struct Transaction {
     announced: u64,
     /// Whether the sender's domain lets this peer relay, once that was asked.
     sender_relays: Option<bool>,
-    /// The recipient domain asked about last, and whether mail to it is relayed.
-    asked_domain: Option<(Box<str>, bool)>,
+    /// The recipient domain asked about last, and what mail to it may be.
+    asked_domain: Option<(Box<str>, Permission)>,
+    /// Of the recipients' domains.
+    pub permissions: Permissions,
 }
 
 impl Transaction {
@@ -75,6 +78,7 @@ impl ExpectRcpt {
             announced: arguments.size.unwrap_or(0),
             sender_relays: None,
             asked_domain: None,
+            permissions: Permissions::default(),
         };
         ExpectRcpt { transaction }.into()
     }
@@ -146,27 +150,23 @@ impl Transaction {
     }
 }
 
-/// Goes through the reasons to relay, and asks policy for a domain's rules where the answer depends on them.
+/// Goes through the reasons to take mail for the recipient, and asks policy for a domain's rules where they matter.
 fn decide_relay(transaction: Transaction, recipient: Mailbox, cx: &mut Context) -> State {
-    if cx.is_relay_host || transaction.sender_relays == Some(true) {
-        return relay(transaction, recipient, cx);
-    }
     if !cx.settings.handled.listener_domain {
-        return refuse_relay(transaction, &recipient, cx);
+        let permission = Permission::relay(cx.is_relay_host);
+        return permit(permission, transaction, recipient, cx);
     }
     let listener = cx.settings.listener.listen.to_string();
-    if transaction.sender_relays.is_none()
+    if !cx.is_relay_host
+        && transaction.sender_relays.is_none()
         && let Some(domain) = transaction.sender_domain()
     {
         cx.ask(Asked::ListenerDomain { domain: domain.into(), listener });
         return State::AwaitSenderDomain(AwaitSenderDomain { transaction, recipient });
     }
     match &transaction.asked_domain {
-        Some((domain, true)) if **domain == *recipient.domain() => {
-            relay(transaction, recipient, cx)
-        }
-        Some((domain, false)) if **domain == *recipient.domain() => {
-            refuse_relay(transaction, &recipient, cx)
+        Some((domain, permission)) if **domain == *recipient.domain() => {
+            permit(*permission, transaction, recipient, cx)
         }
         _ => {
             cx.ask(Asked::ListenerDomain { domain: recipient.domain().into(), listener });
@@ -175,16 +175,22 @@ fn decide_relay(transaction: Transaction, recipient: Mailbox, cx: &mut Context) 
     }
 }
 
-fn refuse_relay(transaction: Transaction, recipient: &Mailbox, cx: &mut Context) -> State {
-    let peer = cx.settings.peer.ip();
-    let reply = Reply::new(550, &format!("5.7.1 relaying not permitted for {peer}"));
-    let sender = transaction.sender.clone();
-    let recipients = core::slice::from_ref(recipient);
-    cx.fault(reply, About { sender: &sender, recipients, size: 0 }, ExpectRcpt { transaction })
-}
-
-fn relay(transaction: Transaction, recipient: Mailbox, cx: &mut Context) -> State {
-    let state = AwaitRcpt { transaction, recipient };
+fn permit(
+    permission: Permission,
+    transaction: Transaction,
+    recipient: Mailbox,
+    cx: &mut Context,
+) -> State {
+    if !permission.takes_anything() {
+        return refuse_relay(transaction, &recipient, cx);
+    }
+    if !transaction.permissions.agree_with(permission) {
+        // The content may be fit for some and not for others: a transaction of its own, please.
+        let reply = Reply::new(452, "4.5.3 too many recipients");
+        transaction.refuse_recipient(reply, &recipient, cx);
+        return ExpectRcpt { transaction }.into();
+    }
+    let state = AwaitRcpt { transaction, recipient, permission };
     if !cx.settings.handled.rcpt_to {
         return state.accept(cx);
     }
@@ -192,12 +198,12 @@ fn relay(transaction: Transaction, recipient: Mailbox, cx: &mut Context) -> Stat
     State::AwaitRcpt(state)
 }
 
-/// What a listener domain says, or that there is none.
-fn listener_domain(verdict: Verdict) -> ListenerDomain {
-    match verdict {
-        Verdict::ListenerDomain(Some(domain)) => domain,
-        _ => ListenerDomain::default(),
-    }
+fn refuse_relay(transaction: Transaction, recipient: &Mailbox, cx: &mut Context) -> State {
+    let peer = cx.settings.peer.ip();
+    let reply = Reply::new(550, &format!("5.7.1 relaying not permitted for {peer}"));
+    let sender = transaction.sender.clone();
+    let recipients = core::slice::from_ref(recipient);
+    cx.fault(reply, About { sender: &sender, recipients, size: 0 }, ExpectRcpt { transaction })
 }
 
 #[derive(Debug)]
@@ -211,8 +217,12 @@ impl AwaitSenderDomain {
         match cx.resolve(verdict) {
             Ok(verdict) => {
                 let peer = cx.settings.peer.ip();
-                let domain = listener_domain(verdict);
-                let relays = domain.relay_from.iter().any(|block| block.contains(peer));
+                let relays = match verdict {
+                    Verdict::ListenerDomain(Some(domain)) => {
+                        domain.relay_from.iter().any(|block| block.contains(peer))
+                    }
+                    _ => false,
+                };
                 self.transaction.sender_relays = Some(relays);
                 decide_relay(self.transaction, self.recipient, cx)
             }
@@ -231,8 +241,12 @@ impl AwaitRecipientDomain {
     pub fn on_verdict(mut self, verdict: Verdict, cx: &mut Context) -> State {
         match cx.resolve(verdict) {
             Ok(verdict) => {
-                let relays = listener_domain(verdict).relay_to;
-                self.transaction.asked_domain = Some((self.recipient.domain().into(), relays));
+                let relays = cx.is_relay_host || self.transaction.sender_relays == Some(true);
+                let mut permission = Permission::relay(relays);
+                if let Verdict::ListenerDomain(Some(domain)) = verdict {
+                    permission.add(&domain);
+                }
+                self.transaction.asked_domain = Some((self.recipient.domain().into(), permission));
                 decide_relay(self.transaction, self.recipient, cx)
             }
             Err(refusal) => deny_recipient(self.transaction, &self.recipient, refusal, cx),
@@ -244,6 +258,7 @@ impl AwaitRecipientDomain {
 pub struct AwaitRcpt {
     transaction: Transaction,
     recipient: Mailbox,
+    permission: Permission,
 }
 
 impl AwaitRcpt {
@@ -256,6 +271,7 @@ impl AwaitRcpt {
 
     fn accept(mut self, cx: &mut Context) -> State {
         cx.say(format_args!("250 OK <{}>", self.recipient));
+        self.transaction.permissions.note(self.recipient.domain(), self.permission);
         self.transaction.recipients.push(self.recipient);
         ExpectRcpt { transaction: self.transaction }.into()
     }

@@ -63,25 +63,52 @@ fn a_verdict_from_before_the_replies_fell_out_of_step_is_not_believed() {
     assert!(!dialogue.heard().contains("hello"));
 }
 
+/// What a is told is nobody's, b is told what was a's, and DATA what was b's: one read or several, nobody is refused.
+#[test]
+fn a_late_answer_to_data_shows_that_the_refusals_were_others() {
+    let replies = ["250 mail\r\n", "550 extra\r\n", "250 a\r\n", "550 b\r\n", "354 go\r\n"];
+    let together = replies.concat();
+    for reads in [&replies[..], &[&*together]] {
+        let mut dialogue = Dialogue::delivering(&["a@x.test", "b@x.test"], |_| {});
+        for said in reads {
+            dialogue.hear(said);
+        }
+        assert_eq!(dialogue.fates(), ["deferred 451"; 2]);
+        assert!(dialogue.closed.is_some() && !dialogue.heard().contains("hello"));
+    }
+}
+
 #[test]
 fn nonsense_instead_of_any_reply_is_transient() {
     let long = format!("250 {}\r\n", "x".repeat(100_000));
     let endless = "250-x\r\n".repeat(1_000_000);
-    for nonsense in
-        ["100 wait\r\n", "600 x\r\n", "250-a\r\n550 b\r\n", "\r\n", "250x\r\n", &long, &endless]
-    {
+    let endless_line = "2".repeat(1_000_000);
+    for (name, nonsense) in [
+        ("10^6 reply lines", &*endless),
+        ("100 kB line", &long),
+        ("line without an end", &endless_line),
+        ("wrong code", "600 x\r\n"),
+        ("code without a space", "250x\r\n"),
+        ("no code", "\r\n"),
+        ("mixed codes", "250-a\r\n550 b\r\n"),
+        ("mixed codes, bare LF", "250-a\n354 b\n"),
+        ("1xx", "100 wait\r\n"),
+        ("1xx, then an answer", "150-wait\r\n150 wait\r\n250 ok\r\n"),
+    ] {
         for is_pipelined in [false, true] {
             for at in 0..6 {
                 let mut script = script();
                 script[at] = nonsense.into();
                 let dialogue = run(&script, is_pipelined);
-                let closed = dialogue.closed.as_ref().expect("closed");
+                let closed = dialogue.closed.as_ref().expect(name);
                 match at {
                     0 | 1 => {
-                        assert!(matches!(closed, Closed::NeverReady { tls_failed: false, .. }))
+                        let is_ready =
+                            !matches!(closed, Closed::NeverReady { tls_failed: false, .. });
+                        assert!(!is_ready, "{name}");
                     }
-                    5 => assert_eq!(dialogue.fates(), ["unknown"]),
-                    _ => assert_eq!(dialogue.fates(), ["deferred 451"]),
+                    5 => assert_eq!(dialogue.fates(), ["unknown"], "{name}"),
+                    _ => assert_eq!(dialogue.fates(), ["deferred 451"], "{name}"),
                 }
                 assert!(dialogue.why().len() < 200, "{}", dialogue.why());
             }
@@ -109,13 +136,33 @@ fn a_server_that_refuses_the_sender_and_takes_the_recipient_is_left() {
     assert_eq!(dialogue.fates(), ["deferred 451"]);
 }
 
+/// RFC 4.5.4.1: nothing of it is remembered beyond the session, and within it the last one counts.
 #[test]
 fn a_different_ehlo_each_time_is_taken_as_it_comes() {
     let mut dialogue = Dialogue::greeted(STARTTLS, |_| {});
     dialogue.hear("220 go\r\n");
     dialogue.handshake();
-    dialogue.hear("250-mx.test\r\n250 STARTTLS\r\n");
+    dialogue.heard();
+    dialogue.hear("250-mx.test\r\n250-STARTTLS\r\n250 SIZE 5\r\n");
     assert_eq!((dialogue.ready, dialogue.handshakes), (1, 1), "once is enough");
+    dialogue.deliver(job(&["a@x.test"]));
+    assert_eq!(dialogue.fates(), ["refused 552"], "the size it said last");
+    dialogue.deliver(Job { body: "A:\r\n".into(), ..job(&["a@x.test"]) });
+    assert_eq!(dialogue.heard(), "MAIL FROM:<me@us.test> SIZE=4\r\n", "no more PIPELINING");
+}
+
+#[test]
+fn a_no_to_the_final_dot_after_every_yes_is_a_no_and_the_session_goes_on() {
+    for (no, fate) in [("554 no\r\n", "refused 554"), ("451 no\r\n", "deferred 451")] {
+        for is_pipelined in [false, true] {
+            let mut script = script();
+            script[5] = no.into();
+            script.push("250 reset\r\n".into());
+            let mut dialogue = run(&script, is_pipelined);
+            assert_eq!(dialogue.fates(), [fate]);
+            assert!(dialogue.is_reusable() && dialogue.heard().ends_with("RSET\r\n"));
+        }
+    }
 }
 
 #[test]
