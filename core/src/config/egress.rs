@@ -27,6 +27,13 @@ pub enum EnableTls {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ReconnectStrategy {
+    ConnectNextHost,
+    TerminateSession,
+    ReconnectSameHost,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum IpLookupStrategy {
     Ipv4Only,
     Ipv6Only,
@@ -171,12 +178,18 @@ pub struct EgressPath {
     pub skip_hosts: Vec<Cidr>,
     pub ip_lookup_strategy: IpLookupStrategy,
     pub ignore_8bit_checks: bool,
+    /// Never read from policy: no effect yet, but a place in format 1 of the journal.
+    pub reconnect_strategy: ReconnectStrategy,
+    /// Likewise.
+    pub try_next_host_on_transport_error: bool,
     #[serde(with = "super::duration::optional_text")]
     pub remember_broken_tls: Option<Duration>,
     pub opportunistic_tls_reconnect_on_failed_handshake: bool,
     #[serde(with = "super::duration::text")]
     pub refresh_interval: Duration,
     pub provider_name: Option<Box<str>>,
+    /// As `reconnect_strategy`.
+    pub aggressive_connection_opening: bool,
 }
 
 impl Default for EgressPath {
@@ -186,7 +199,7 @@ impl Default for EgressPath {
         let block6 =
             |last| Cidr { address: IpAddr::from([0, 0, 0, 0, 0, 0, 0, last]), prefix: 128 };
         EgressPath {
-            connection_limit: LimitSpec { limit: 32 },
+            connection_limit: LimitSpec { limit: 32, force_local: false },
             additional_connection_limits: BTreeMap::new(),
             max_connection_rate: None,
             max_deliveries_per_connection: 1024,
@@ -228,10 +241,13 @@ impl Default for EgressPath {
             skip_hosts: Vec::new(),
             ip_lookup_strategy: IpLookupStrategy::Ipv4AndIpv6,
             ignore_8bit_checks: false,
+            reconnect_strategy: ReconnectStrategy::ConnectNextHost,
+            try_next_host_on_transport_error: false,
             remember_broken_tls: None,
             opportunistic_tls_reconnect_on_failed_handshake: false,
             refresh_interval: seconds(60),
             provider_name: None,
+            aggressive_connection_opening: false,
         }
     }
 }

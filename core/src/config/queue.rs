@@ -29,6 +29,8 @@ pub struct QueueConfig {
     pub reap_interval: Duration,
     #[serde(with = "super::duration::text")]
     pub refresh_interval: Duration,
+    /// Never read from policy: no effect yet, but a place in format 1 of the journal.
+    pub provider_name: Option<Box<str>>,
 }
 
 /// How a queue's messages leave (core.md 3.3).
@@ -68,6 +70,7 @@ impl Default for QueueConfig {
             protocol: DeliveryProtocol::Smtp { mx_list: Vec::new() },
             reap_interval: Duration::from_secs(600),
             refresh_interval: Duration::from_secs(60),
+            provider_name: None,
         }
     }
 }

@@ -24,11 +24,12 @@ pub struct ThrottleSpec {
     pub local: bool,
 }
 
-/// An integer of at least 1, with an optional `local:`, which changes nothing: no limit is shared with other nodes yet.
-/// Serialised as a table; every form is read.
+/// An integer of at least 1, with an optional `local:`. Serialised as a table; every form is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct LimitSpec {
     pub limit: u64,
+    /// Said with `local:`. No effect yet, since no limit is shared with other nodes.
+    pub force_local: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -137,15 +138,15 @@ impl Form for ThrottleSpec {
 impl FromStr for LimitSpec {
     type Err = RateError;
     fn from_str(text: &str) -> Result<LimitSpec, RateError> {
-        let (_, rest) = without_local(text);
-        Ok(LimitSpec { limit: positive(rest)? })
+        let (force_local, rest) = without_local(text);
+        Ok(LimitSpec { limit: positive(rest)?, force_local })
     }
 }
 
-/// As it may be written in policy: `32`.
+/// As it may be written in policy: `32`, `local:32`.
 impl fmt::Display for LimitSpec {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        self.limit.fmt(f)
+        write!(f, "{}{}", if self.force_local { LOCAL } else { "" }, self.limit)
     }
 }
 
@@ -153,7 +154,7 @@ impl Form for LimitSpec {
     fn read(value: Value, report: &mut Report) -> Option<LimitSpec> {
         let spec = match value {
             Value::Object(_) => limit_table(value, report)?,
-            Value::Number(_) => LimitSpec { limit: u64::read(value, report)? },
+            Value::Number(_) => LimitSpec { limit: u64::read(value, report)?, force_local: false },
             text => read::from_text(text, "a limit such as 32 or 'local:32'", report)?,
         };
         if spec.limit == 0 {
@@ -167,7 +168,7 @@ fn limit_table(value: Value, report: &mut Report) -> Option<LimitSpec> {
     let mut table = Table::open(value, &options::LIMIT_SPEC, report)?;
     let limit = table.required("limit");
     table.finish();
-    Some(LimitSpec { limit })
+    Some(LimitSpec { limit, force_local: false })
 }
 
 impl<'de> Deserialize<'de> for LimitSpec {
@@ -175,9 +176,10 @@ impl<'de> Deserialize<'de> for LimitSpec {
         if from.is_human_readable() {
             return read::value(Value::deserialize(from)?).map_err(de::Error::custom);
         }
-        match Deserialize::deserialize(from)? {
+        let (limit, force_local) = Deserialize::deserialize(from)?;
+        match limit {
             0 => Err(de::Error::custom(format!("limit: {ZERO}"))),
-            limit => Ok(LimitSpec { limit }),
+            limit => Ok(LimitSpec { limit, force_local }),
         }
     }
 }
@@ -250,20 +252,20 @@ mod tests {
     #[test]
     fn every_form_of_a_limit_is_read_and_rendered_as_a_table() {
         let rows = [
-            (json!(32), 32),
-            (json!(32.0), 32),
-            (json!("32"), 32),
-            (json!("10_000"), 10_000),
-            (json!("10,000"), 10_000),
-            (json!("local:8"), 8),
-            (json!({"limit": 5}), 5),
-            (json!({"limit": 5, "force_local": true}), 5),
+            (json!(32), 32, false),
+            (json!(32.0), 32, false),
+            (json!("32"), 32, false),
+            (json!("10_000"), 10_000, false),
+            (json!("10,000"), 10_000, false),
+            (json!("local:8"), 8, true),
+            (json!({"limit": 5}), 5, false),
+            (json!({"limit": 5, "force_local": true}), 5, false),
         ];
-        for (value, limit) in rows {
+        for (value, limit, force_local) in rows {
             let spec: LimitSpec = serde_json::from_value(value.clone()).expect("a limit");
-            assert_eq!(spec, LimitSpec { limit }, "{value}");
+            assert_eq!(spec, LimitSpec { limit, force_local }, "{value}");
             let rendered = serde_json::to_value(spec).unwrap();
-            assert_eq!(rendered, json!({"limit": limit}));
+            assert_eq!(rendered, json!({"limit": limit, "force_local": force_local}));
             let octets = postcard::to_allocvec(&spec).unwrap();
             assert_eq!(postcard::from_bytes::<LimitSpec>(&octets).unwrap(), spec);
             assert_eq!(spec.to_string().parse(), Ok(spec));

@@ -503,7 +503,10 @@ fn a_shared_selection_rate_holds_over_ready_queues() {
 
 #[test]
 fn connections_stay_within_the_limit_and_grow_with_the_queue() {
-    let path = EgressPath { connection_limit: LimitSpec { limit: 4 }, ..EgressPath::default() };
+    let path = EgressPath {
+        connection_limit: LimitSpec { limit: 4, force_local: false },
+        ..EgressPath::default()
+    };
     let mut bench = Bench::new(Outside { path, ..Outside::default() });
     bench.hold_deliveries = true;
     bench.admit();
@@ -520,7 +523,11 @@ fn connections_stay_within_the_limit_and_grow_with_the_queue() {
 #[test]
 fn a_shared_connection_limit_passes_from_queue_to_queue() {
     let path = EgressPath {
-        additional_connection_limits: [("shared".into(), LimitSpec { limit: 1 })].into(),
+        additional_connection_limits: [(
+            "shared".into(),
+            LimitSpec { limit: 1, force_local: false },
+        )]
+        .into(),
         ..EgressPath::default()
     };
     let mut bench = Bench::new(Outside { path, ..Outside::default() });
@@ -635,7 +642,7 @@ fn an_attempt_that_did_not_take_place_is_not_counted() {
 fn a_connection_that_fails_defers_one_message_and_too_many_defer_all() {
     let path = EgressPath {
         consecutive_connection_failures_before_delay: 2,
-        connection_limit: LimitSpec { limit: 1 },
+        connection_limit: LimitSpec { limit: 1, force_local: false },
         ..EgressPath::default()
     };
     let connect = |_| Some(CloseCause::ConnectFailed);
@@ -653,7 +660,7 @@ fn a_connection_that_fails_defers_one_message_and_too_many_defer_all() {
 fn more_failures_in_a_row_than_allowed_delay_the_whole_ready_queue() {
     let path = EgressPath {
         consecutive_connection_failures_before_delay: 1,
-        connection_limit: LimitSpec { limit: 1 },
+        connection_limit: LimitSpec { limit: 1, force_local: false },
         ..EgressPath::default()
     };
     let mut bench = Bench::new(Outside { path, ..Outside::default() });
@@ -697,7 +704,7 @@ fn policy_that_fails_is_asked_again_and_its_error_shown() {
 fn a_full_ready_queue_takes_the_next_as_soon_as_there_is_room() {
     let path = EgressPath {
         max_ready: 2,
-        connection_limit: LimitSpec { limit: 1 },
+        connection_limit: LimitSpec { limit: 1, force_local: false },
         ..EgressPath::default()
     };
     let mut bench = Bench::new(Outside { path, ..Outside::default() });
@@ -742,7 +749,7 @@ fn a_full_source_beside_a_throttled_one_waits_without_spinning() {
     let path = EgressPath {
         max_ready: 1,
         source_selection_rate: rate(1, MINUTE),
-        connection_limit: LimitSpec { limit: 1 },
+        connection_limit: LimitSpec { limit: 1, force_local: false },
         ..EgressPath::default()
     };
     let mut bench = Bench::new(Outside { pool, path, ..Outside::default() });
@@ -810,7 +817,11 @@ fn a_queue_that_turns_to_an_mx_list_leaves_its_old_site_alone() {
 #[test]
 fn a_free_connection_is_passed_on_by_those_who_no_longer_need_it() {
     let path = EgressPath {
-        additional_connection_limits: [("shared".into(), LimitSpec { limit: 1 })].into(),
+        additional_connection_limits: [(
+            "shared".into(),
+            LimitSpec { limit: 1, force_local: false },
+        )]
+        .into(),
         ..EgressPath::default()
     };
     let queue = QueueConfig { max_age: 2 * SECOND, ..QueueConfig::default() };
@@ -1169,8 +1180,9 @@ fn take(bench: &mut Bench, step: Step) {
 
 fn swarm(steps: &[Step]) -> Bench {
     let path = EgressPath {
-        connection_limit: LimitSpec { limit: 3 },
-        additional_connection_limits: [("all".into(), LimitSpec { limit: 5 })].into(),
+        connection_limit: LimitSpec { limit: 3, force_local: false },
+        additional_connection_limits: [("all".into(), LimitSpec { limit: 5, force_local: false })]
+            .into(),
         max_message_rate: rate(10, MINUTE),
         max_connection_rate: rate(20, MINUTE),
         source_selection_rate: rate(30, MINUTE),
