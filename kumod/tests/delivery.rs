@@ -188,7 +188,7 @@ impl Behaviour for Slow {
 #[test]
 fn a_stop_takes_ten_seconds_at_most_tells_clients_and_loses_nothing() {
     let (home, sink) = (Home::new(), Sink::start(Slow));
-    let policy = home.policy("", &relay_to(&sink.as_mx(), "", ""));
+    let policy = home.policy("", &relay_to(&sink.as_mx(), "retry_interval = '1s'", ""));
     let mut kumod = Kumod::start(&policy);
     let content = "Subject: x\r\n\r\nx\r\n";
     let mut sender = Client::greet(kumod.address()).unwrap();

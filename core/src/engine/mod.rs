@@ -273,6 +273,20 @@ impl Engine {
         for session in sessions {
             self.close_session(session);
         }
+        self.settle_requeues();
+    }
+
+    /// What these messages' attempts came to has to be written down before the stop, whatever policy would have said.
+    fn settle_requeues(&mut self) {
+        let is_requeue = |(_, pending): &(&OpId, &Pending)| matches!(pending, Pending::Requeue(_));
+        let mut asked: alloc::vec::Vec<OpId> =
+            self.pending.iter().filter(is_requeue).map(|(op, _)| *op).collect();
+        asked.sort_unstable();
+        for op in asked {
+            let pending = self.pending.insert(op, Pending::Settled);
+            let Some(Pending::Requeue(requeue)) = pending else { unreachable!("filtered above") };
+            self.requeue_answered(*requeue, RequeueAnswer::Keep);
+        }
     }
 
     fn say_stopped(&mut self) {

@@ -10,7 +10,7 @@ use crate::recipients::RecipientSet;
 use crate::throttle::Throttle;
 use crate::time::{Duration, Mono, Wall};
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -414,7 +414,7 @@ pub(super) struct Pool {
     pub resolved: Fetched<Arc<ResolvedPool>>,
     /// Counts its changes.
     pub changes: u64,
-    pub waiters: VecDeque<QueueHandle>,
+    pub waiters: BTreeSet<QueueHandle>,
 }
 
 /// Connections under one limit.
@@ -433,6 +433,8 @@ pub(super) enum Pending {
     Resolve(QueueHandle),
     ThrottleInsert(MessageHandle),
     Requeue(Box<Requeue>),
+    /// A question whose matter was settled without the answer.
+    Settled,
     Deliver(SessionId),
     /// Records only; the message goes its own way meanwhile.
     Note,

@@ -53,7 +53,9 @@ impl Engine {
             return;
         }
         if self.queues[queue].count > 0 {
-            self.arm_scheduled(queue, NEVER);
+            // Nobody waits in line, but expiry needs the configuration: policy that failed is asked again in time.
+            let again = self.queue_config(queue).map_or_else(|blocked| blocked.until, |_| NEVER);
+            self.arm_scheduled(queue, again);
         }
     }
 
@@ -290,7 +292,9 @@ impl Engine {
     pub(super) fn resolved(&mut self, op: OpId, resolution: Resolution) {
         let Pending::Resolve(queue) = self.finish(op) else { panic!("{op:?} isn't a resolution") };
         let now = self.now.mono;
-        let config = self.queues[queue].config.value.clone().unwrap_or_default();
+        // Where the configuration did without the DNS meanwhile, the queue may have been reaped.
+        let Some(scheduled) = self.queues.get(queue) else { return };
+        let config = scheduled.config.value.clone().unwrap_or_default();
         if site_without_dns(&self.queues[queue].name, &config).is_some() {
             // Its configuration has changed since the DNS was asked.
             self.queues[queue].site = Fetched::default();
@@ -348,8 +352,8 @@ impl Engine {
         }
         let pool = self.pools.get_mut(name).expect("inserted above");
         let found = known(&pool.resolved, Block::WaitingForPool, |why| Block::PoolFailed { why });
-        if found.is_err() && !pool.waiters.contains(&queue) {
-            pool.waiters.push_back(queue);
+        if found.is_err() {
+            pool.waiters.insert(queue);
         }
         found.map(|resolved| (resolved, pool.changes))
     }
@@ -613,6 +617,7 @@ impl Engine {
             (Pending::Requeue(requeue), Answer::Failed { .. }) => {
                 self.requeue_answered(*requeue, super::RequeueAnswer::Keep);
             }
+            (Pending::Settled, _) => {}
             (pending, answer) => panic!("{op:?} is {pending:?} and was answered {answer:?}"),
         }
     }

@@ -74,6 +74,9 @@ struct Bench {
     /// Held back by a test that wants to complete them itself.
     hold_deliveries: bool,
     held: Vec<(OpId, SessionId, SpoolId, RecipientSet)>,
+    /// Questions that nobody answers until the test does.
+    unanswered: fn(&Output) -> bool,
+    waiting: Vec<OpId>,
     busy: std::collections::BTreeSet<SessionId>,
     open: std::collections::BTreeMap<SessionId, String>,
     most_open: std::collections::BTreeMap<String, usize>,
@@ -100,6 +103,8 @@ impl Bench {
             ids: SpoolIdGenerator::new(3),
             hold_deliveries: false,
             held: vec![],
+            unanswered: |_| false,
+            waiting: vec![],
             busy: Default::default(),
             open: Default::default(),
             most_open: Default::default(),
@@ -130,6 +135,9 @@ impl Bench {
 
     fn perform(&mut self, output: Output, inputs: &mut std::collections::VecDeque<Input>) {
         match output {
+            Output::Ask { op, .. } | Output::Resolve { op, .. } if (self.unanswered)(&output) => {
+                self.waiting.push(op);
+            }
             Output::Ask { op, question, .. } => {
                 self.asked.push(question.clone());
                 let answer = self.answer(question);
@@ -227,10 +235,9 @@ impl Bench {
         }
     }
 
-    fn admit_to(&mut self, queue: &str, recipients: u32) -> SpoolId {
-        let id = self.ids.next(self.now.wall);
-        let admission = Admission {
-            id,
+    fn admission(&self, queue: &str, recipients: u32) -> Admission {
+        Admission {
+            id: self.ids.next(self.now.wall),
             queue: queue.into(),
             recipients,
             remaining: RecipientSet::all(recipients),
@@ -239,7 +246,12 @@ impl Bench {
             due: None,
             expires: None,
             reason: InsertReason::Received,
-        };
+        }
+    }
+
+    fn admit_to(&mut self, queue: &str, recipients: u32) -> SpoolId {
+        let admission = self.admission(queue, recipients);
+        let id = admission.id;
         self.input(Input::Admit(admission));
         id
     }
@@ -856,6 +868,56 @@ fn requeue_message_may_move_reject_or_time_a_message() {
     let (mut bench, _) = asked(RequeueAnswer::Keep);
     bench.pass(25 * MINUTE);
     assert_eq!(bench.delivered_at.len(), 2);
+}
+
+#[test]
+fn a_stop_writes_down_what_an_attempt_came_to_while_policy_still_thinks() {
+    let config = EngineConfig { asks_requeue: true, ..EngineConfig::default() };
+    let outcome = Box::new(|_: &str, _: &RecipientSet| Outcomes::Uniform(LATER));
+    let mut bench = Bench::asking(Outside { outcome, ..Outside::default() }, config);
+    bench.unanswered =
+        |output| matches!(output, Output::Ask { question: Question::Requeue { .. }, .. });
+    let id = bench.admit();
+    assert!(bench.updates.is_empty());
+    bench.input(Input::Stop);
+    assert!(bench.stopped);
+    let [(updated, attempts, ..)] = &bench.updates[..] else { panic!("{:?}", bench.updates) };
+    assert_eq!((*updated, *attempts), (id, 1));
+    let answer = Answer::Requeue(RequeueAnswer::Move { queue: "late.example".into() });
+    let op = bench.waiting[0];
+    bench.input(Input::Answer { op, answer });
+    assert_eq!(bench.updates.len(), 1);
+}
+
+#[test]
+fn expiry_holds_where_policy_failed_when_it_was_first_asked() {
+    let mut bench = Bench::new(Outside { config_fails: true, ..Outside::default() });
+    let month = 30 * 24 * 60 * MINUTE;
+    let due = Some(bench.now.wall + month);
+    let admission = Admission { due, ..bench.admission("example.com", 1) };
+    let id = admission.id;
+    bench.input(Input::Admit(admission));
+    bench.pass(MINUTE);
+    bench.outside.config_fails = false;
+    bench.pass(QueueConfig::default().max_age);
+    assert_eq!(bench.kinds(id), [RecordKind::Expiration]);
+}
+
+#[test]
+fn the_dns_may_answer_about_a_queue_that_is_gone() {
+    let mut bench = Bench::new(Outside::default());
+    bench.outside.queue.refresh_interval = SECOND;
+    bench.outside.queue.reap_interval = SECOND;
+    bench.unanswered = |output| matches!(output, Output::Resolve { .. });
+    let first = bench.admit();
+    let entry = MxListEntry { name: "mx.other.example".into(), address: None, port: None };
+    bench.outside.queue.protocol = DeliveryProtocol::Smtp { mx_list: vec![entry] };
+    bench.input(Input::Admin { op: OpId(1 << 60), command: AdminCommand::BumpEpoch });
+    bench.pass(MINUTE);
+    assert_eq!(bench.removed, [first]);
+    assert!(bench.engine.scheduled_queues().is_empty());
+    let op = bench.waiting[0];
+    bench.input(Input::Resolved { op, resolution: Resolution::NoHosts });
 }
 
 fn entry(id: &str, domain: &str, expires: Wall) -> AdminEntry {
