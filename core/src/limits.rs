@@ -104,6 +104,8 @@ pub const DIAGNOSTIC_FILTER_OCTETS: usize = 4_096;
 
 /// A spool record's value.
 pub const RECORD_OCTETS: usize = 128 * 1024 * 1024;
+/// A message's content, whatever a listener allows: a record is a little larger than what is in it.
+pub const BODY_OCTETS: usize = RECORD_OCTETS - 4096;
 /// One entry of the journal.
 pub const JOURNAL_ENTRY_OCTETS: usize = 2 * 1024 * 1024 * 1024;
 

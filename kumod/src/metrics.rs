@@ -298,6 +298,8 @@ fn spooling(list: &mut List<'_>, counters: &Counters) {
     list.counter("kumod_quarantined_records_total", "Damaged records put aside", quarantined);
     let swept = counters.orphans_swept.get();
     list.counter("kumod_orphans_swept_total", "Bodies without metadata removed", swept);
+    let lost = counters.records_lost.get();
+    list.counter("kumod_log_records_lost_total", "Records given up because the log was full", lost);
     let fenced = counters.fenced_tasks.get();
     list.gauge("kumod_fenced_tasks", "Tasks that outlived their operation", fenced);
     let help = "Results of operations that had been given up";

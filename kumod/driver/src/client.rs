@@ -49,6 +49,8 @@ pub(crate) struct Fenced {
 #[derive(Debug, Default)]
 struct FenceState {
     shut: bool,
+    /// Shut by the engine's loop, while the task went on.
+    aborted: bool,
     outstanding: Option<Outstanding>,
 }
 
@@ -79,11 +81,12 @@ impl Fence {
     }
 
     /// `None` if it was shut already.
-    fn shut(&self) -> Option<Fenced> {
+    fn shut(&self, aborted: bool) -> Option<Fenced> {
         let mut state = lock(&self.0);
         if std::mem::replace(&mut state.shut, true) {
             return None;
         }
+        state.aborted = aborted;
         Some(Fenced { outstanding: state.outstanding.take() })
     }
 }
@@ -101,8 +104,14 @@ impl SessionTask {
         let fence = Arc::new(Fence::default());
         let link =
             Link { shared: shared.clone(), id, target: Arc::new(target), fence: fence.clone() };
-        let task = shared.runtime.spawn(run(link, inbox));
-        SessionTask { commands, fence, abort: Box::new(move || task.abort()) }
+        let presence = Presence::of(&link);
+        let task = shared.runtime.spawn(run(link, presence, inbox));
+        let shared = shared.clone();
+        let abort = move || {
+            shared.counters.fenced_tasks.add(1);
+            task.abort();
+        };
+        SessionTask { commands, fence, abort: Box::new(abort) }
     }
 
     /// Gives the command back if the session has ended; its `SessionClosed` is on the way to the engine.
@@ -117,7 +126,7 @@ impl SessionTask {
     }
 
     pub fn fence(&self) -> Option<Fenced> {
-        let fenced = self.fence.shut()?;
+        let fenced = self.fence.shut(true)?;
         (self.abort)();
         Some(fenced)
     }
@@ -236,10 +245,32 @@ pub(crate) fn returned(op: OpId) -> EngineInput {
     EngineInput::Attempted { op, outcomes, reusable: false }
 }
 
-async fn run<W: World>(link: Link<W>, mut commands: mpsc::Receiver<Command>) {
-    let client = &link.shared.counters.smtp_client;
-    client.connections.add(1);
-    client.connections_total.add(1);
+/// Counts a session for as long as its task is there, however that ends.
+struct Presence<W: World>(Arc<Shared<W>>, Arc<Fence>);
+
+impl<W: World> Presence<W> {
+    fn of(link: &Link<W>) -> Presence<W> {
+        let client = &link.shared.counters.smtp_client;
+        client.connections.add(1);
+        client.connections_total.add(1);
+        Presence(link.shared.clone(), link.fence.clone())
+    }
+}
+
+impl<W: World> Drop for Presence<W> {
+    fn drop(&mut self) {
+        self.0.counters.smtp_client.connections.sub(1);
+        if lock(&self.1.0).aborted {
+            self.0.counters.fenced_tasks.sub(1);
+        }
+    }
+}
+
+async fn run<W: World>(
+    link: Link<W>,
+    _presence: Presence<W>,
+    mut commands: mpsc::Receiver<Command>,
+) {
     let end = match &*link.target.protocol {
         DeliveryProtocol::Smtp { mx_list } => match plan::make(&link, mx_list).await {
             Ok(Plan::Dial(candidates)) => smtp(&link, candidates, &mut commands).await,
@@ -250,13 +281,13 @@ async fn run<W: World>(link: Link<W>, mut commands: mpsc::Receiver<Command>) {
             local::run(&link, &mut commands).await
         }
     };
-    client.connections.sub(1);
-    if link.fence.shut().is_none() {
+    if link.fence.shut(false).is_none() {
         return;
     }
     // What came too late to be obeyed: from here on the engine's loop gets its commands back.
     commands.close();
-    while let Ok(command) = commands.try_recv() {
+    // Waits for a command that is just being sent, which takes no time.
+    while let Some(command) = commands.recv().await {
         if let Command::Deliver { op, .. } = command {
             link.shared.tell_engine(returned(op)).await;
         }
@@ -609,11 +640,13 @@ impl<W: World> Dialogue<'_, W> {
     /// The peer doesn't take more, but may have said why.
     async fn last_words(&mut self) {
         let Some(stream) = &mut self.stream else { return self.handle(Input::Ended) };
-        while let Ok(Ok(1..)) = timeout(GOODBYE, stream.read(&mut self.input)).await {
-            if self.input.len() >= kumo_core::limits::READ_CHUNK_OCTETS {
-                break;
+        let input = &mut self.input;
+        let listen = async {
+            while input.len() < kumo_core::limits::READ_CHUNK_OCTETS {
+                let Ok(1..) = stream.read(input).await else { break };
             }
-        }
+        };
+        let _ = timeout(GOODBYE, listen).await;
         let input = std::mem::take(&mut self.input);
         if !input.is_empty() {
             self.handle(Input::Bytes(&input));

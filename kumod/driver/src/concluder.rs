@@ -27,8 +27,9 @@ pub(crate) struct Job {
 
 /// Conclusions that have to read their message from the spool, at one time.
 const LOADING: usize = 64;
-/// Before a message that couldn't be read is read again.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Before a message that couldn't be read is read again; it doubles each time, up to a minute or so.
+const PAUSE: Duration = Duration::from_millis(500);
+const TRIES: u32 = 5;
 /// What is said of a message whose reply got lost on our side.
 const NO_REPLY: &str = "the outcome was not recorded";
 
@@ -41,26 +42,41 @@ pub(crate) async fn run<W: World>(shared: Arc<Shared<W>>, mut jobs: mpsc::Unboun
         let in_memory = kept.or_else(|| attempt.as_ref().map(|attempt| attempt.message.clone()));
         let subject = in_memory.map(Subject::whole);
         let needs = needs_of(&shared, &conclusion);
-        if subject.is_some() || needs == Needs::Nothing {
+        let waits = is_last_word(&conclusion);
+        if !waits && (subject.is_some() || needs == Needs::Nothing) {
             conclude(&shared, op, &conclusion, attempt, subject).await;
             continue;
         }
-        let permit = loading.clone().acquire_owned().await.expect("never closed");
-        let task = shared.clone();
+        // Others don't wait for its message to be read, or for its record to be on disk.
+        let (task, loading) = (shared.clone(), loading.clone());
         shared.spawn(async move {
-            match load_patiently(&task, &conclusion, needs).await {
-                Ok(subject) => conclude(&task, op, &conclusion, attempt, Some(subject)).await,
-                // Nothing is left that could be logged or lost.
-                Err(LoadError::Missing) => conclude(&task, op, &conclusion, attempt, None).await,
-                // It stays in the spool as it is, quarantined or for the next life; the engine lets go of it.
-                Err(error) => {
-                    tracing::error!(id = %conclusion.message, "a message is left in the spool: {error}");
-                    task.tell_engine(Input::Concluded { op, stored: true }).await;
+            let subject = match subject {
+                None if needs != Needs::Nothing => {
+                    match load_patiently(&task, &loading, &conclusion, needs).await {
+                        Ok(subject) => Some(subject),
+                        Err(error) => return leave(&task, op, &conclusion, &error).await,
+                    }
                 }
-            }
-            drop(permit);
+                subject => subject,
+            };
+            conclude(&task, op, &conclusion, attempt, subject).await;
         });
     }
+}
+
+/// Whether it ends a message with nothing but a record to show for it. Once that is lost nobody knows what became of the
+/// message, so it is on disk before the message is not (I1). Of a delivery the peer has the message to show.
+fn is_last_word(conclusion: &Conclusion) -> bool {
+    let ends = |kind| {
+        matches!(kind, RecordKind::Bounce | RecordKind::Expiration | RecordKind::AdminBounce)
+    };
+    conclusion.then == Then::Remove && conclusion.notes.iter().any(|note| ends(note.kind))
+}
+
+/// What can't be read stays in the spool as it is, quarantined or for the next life; the engine goes on as if it were done.
+async fn leave<W: World>(shared: &Shared<W>, op: OpId, conclusion: &Conclusion, why: &LoadError) {
+    tracing::error!(id = %conclusion.message, "a message is left in the spool: {why}");
+    shared.tell_engine(Input::Concluded { op, stored: true }).await;
 }
 
 /// The message that a conclusion is about. Its body may have been left in the spool.
@@ -93,17 +109,24 @@ fn needs_of<W: World>(shared: &Shared<W>, conclusion: &Conclusion) -> Needs {
     if conclusion.notes.is_empty() { Needs::Nothing } else { Needs::Envelope }
 }
 
-/// As long as the spool doesn't answer; until the process stops.
+/// An update is the engine's to repeat and soon given up; an end is tried until the process stops.
 async fn load_patiently<W: World>(
     shared: &Shared<W>,
+    loading: &Semaphore,
     conclusion: &Conclusion,
     needs: Needs,
 ) -> Result<Subject, LoadError> {
+    let mut tries = 0;
     loop {
-        match load(shared, conclusion, needs).await {
-            Err(LoadError::Unavailable(why)) if !shared.is_stopping() => {
+        let permit = loading.acquire().await.expect("never closed");
+        let result = load(shared, conclusion, needs).await;
+        drop(permit);
+        tries += 1;
+        let gives_up = shared.is_stopping() || (conclusion.then != Then::Remove && tries == TRIES);
+        match result {
+            Err(LoadError::Unavailable(why)) if !gives_up => {
                 tracing::warn!(id = %conclusion.message, "a message can't be read, trying again: {why}");
-                sleep(PAUSE).await;
+                sleep(PAUSE * (1 << tries.min(6))).await;
             }
             result => return result,
         }
@@ -136,6 +159,10 @@ async fn conclude<W: World>(
         }
     }
     count(shared, conclusion);
+    if is_last_word(conclusion) && !shared.world.recorder().settled().await {
+        tracing::error!(id = %conclusion.message, "its last record can't be written, so it is left in the spool");
+        return shared.tell_engine(Input::Concluded { op, stored: true }).await;
+    }
     let work = match (&conclusion.then, subject) {
         (Then::Nothing, _) => None,
         (Then::Remove, _) => {
@@ -218,7 +245,13 @@ async fn log<W: World>(
             provider: connection.provider.as_deref(),
             session: (!connection.session.is_empty()).then(|| connection.session.clone()),
         };
-        shared.world.recorder().record(event).await;
+        if is_last_word(conclusion) {
+            while !shared.record(event.clone()).await {
+                tracing::error!(id = %conclusion.message, "the log is full, and the message stays until it isn't");
+            }
+        } else {
+            shared.record_or_count(event).await;
+        }
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Counters {
     pub undone: Counter,
     pub quarantined: Counter,
     pub orphans_swept: Counter,
+    /// Log records that nobody could be made to wait for any longer.
+    pub records_lost: Counter,
     /// Tasks that outlived their fence, now.
     pub fenced_tasks: Counter,
     pub late_completions: Counter,

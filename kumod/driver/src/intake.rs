@@ -1,12 +1,13 @@
 //! A transaction's way from the session (or an injection) into spool and engine. Invariant: `Accepted` carries the proof
 //! that the messages are durable, or the waiver; the engine hears of a message only after that. A refused transaction
 //! leaves nothing behind that would be delivered.
-use crate::record::{RecordEvent, Recorder};
+use crate::record::RecordEvent;
 use crate::shared::Shared;
 use crate::world::World;
 use kumo_core::address::Mailbox;
 use kumo_core::commit::{Accountable, CommitOutcome, Refusal, Store, Waiver, Work};
 use kumo_core::engine::{Admission, Input, InsertReason};
+use kumo_core::limits::BODY_OCTETS;
 use kumo_core::log::RecordKind;
 use kumo_core::message::Message;
 use kumo_core::queue_name;
@@ -21,7 +22,8 @@ struct Addressed {
 }
 
 pub(crate) async fn submit<W: World>(shared: &Arc<Shared<W>>, messages: Vec<Message>) -> Submitted {
-    if let Some(reply) = refusal(shared) {
+    let too_big = messages.iter().any(|message| message.body.len() > BODY_OCTETS);
+    if let Some(reply) = refusal(shared, too_big) {
         return Submitted::Refused(reply);
     }
     let address = |message: Message| {
@@ -45,10 +47,13 @@ pub(crate) async fn submit<W: World>(shared: &Arc<Shared<W>>, messages: Vec<Mess
     Submitted::Accepted(accountable)
 }
 
-fn refusal<W: World>(shared: &Shared<W>) -> Option<Reply> {
+fn refusal<W: World>(shared: &Shared<W>, too_big: bool) -> Option<Reply> {
     let host = &shared.hostname;
     if shared.is_stopping() {
         return Some(Reply::new(421, &format!("4.3.2 {host} shutting down")));
+    }
+    if too_big {
+        return Some(Reply::new(552, "5.3.4 message too big"));
     }
     shared.is_full().then(|| Reply::new(452, &format!("4.3.1 {host} too many messages are queued")))
 }
@@ -117,7 +122,7 @@ async fn log_reception<W: World>(shared: &Shared<W>, message: &Message, queue: &
         provider: None,
         session: None,
     };
-    shared.world.recorder().record(event).await;
+    shared.record_or_count(event).await;
 }
 
 async fn admit<W: World>(shared: &Arc<Shared<W>>, Addressed { message, queue }: Addressed) {

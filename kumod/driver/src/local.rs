@@ -91,7 +91,8 @@ async fn deliver_to<W: World>(
             Fate::Delivered(Reply::new(200, &text))
         }
         Ok(Err(why)) => Fate::Deferred(Reply::new(400, &format!("KumoMTA internal: {why}"))),
-        Err(_) => Fate::Deferred(Reply::new(400, "KumoMTA internal: the maildir took too long")),
+        // It may still come about.
+        Err(_) => Fate::Unknown,
     }
 }
 

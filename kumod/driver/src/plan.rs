@@ -10,8 +10,9 @@ use kumo_core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
 use tokio::time::timeout;
 
-/// For the addresses of one host.
+/// For the addresses of one host, and of all of them.
 const LOOKUP: Duration = Duration::from_secs(30);
+const LOOKUPS: Duration = Duration::from_secs(60);
 
 /// A host to be looked up, or not.
 struct Wanted<'a> {
@@ -39,8 +40,10 @@ pub(crate) async fn make<W: World>(
     };
     let mut found = Vec::new();
     let mut errors = Vec::new();
+    let began = link.shared.now().mono;
     for one in wanted {
-        match addresses(link, &one).await {
+        let left = LOOKUPS.saturating_sub(link.shared.now().mono.since(began)).min(LOOKUP);
+        match addresses(link, &one, left).await {
             Ok(addresses) => {
                 found.extend(addresses.into_iter().map(|address| candidate(link, &one, address)));
             }
@@ -62,17 +65,21 @@ fn candidate<W: World>(link: &Link<W>, wanted: &Wanted<'_>, address: IpAddr) -> 
     Candidate { host: wanted.host.into(), address }
 }
 
-async fn addresses<W: World>(link: &Link<W>, wanted: &Wanted<'_>) -> Result<Vec<IpAddr>, String> {
+async fn addresses<W: World>(
+    link: &Link<W>,
+    wanted: &Wanted<'_>,
+    patience: Duration,
+) -> Result<Vec<IpAddr>, String> {
     let literal = mx::domain_literal(wanted.host).or_else(|| wanted.host.parse().ok());
     if let Some(address) = wanted.address.or(literal) {
         return Ok(vec![address]);
     }
     let strategy = link.target.path.ip_lookup_strategy;
     let lookup = link.shared.world.resolver().addresses(wanted.host, strategy);
-    match timeout(LOOKUP, lookup).await {
+    match timeout(patience, lookup).await {
         Ok(Ok(answer)) => Ok(answer.addresses),
         Ok(Err(DnsError::NoSuchDomain(_))) => Ok(Vec::new()),
         Ok(Err(DnsError::Failed(why))) => Err(why),
-        Err(_) => Err(format!("no answer about {} within {LOOKUP:?}", wanted.host)),
+        Err(_) => Err(format!("no answer about {} within {patience:?}", wanted.host)),
     }
 }

@@ -33,6 +33,13 @@ pub(crate) fn ask<W: World>(shared: &Arc<Shared<W>>, op: OpId, question: Questio
 }
 
 async fn answer<W: World>(shared: &Arc<Shared<W>>, question: Question) -> Answer {
+    // Not for ever: who asks has a deadline.
+    let _permit = match question {
+        Question::ThrottleInsert { .. } | Question::Requeue { .. } => {
+            Some(shared.asking.acquire().await.expect("never closed"))
+        }
+        _ => None,
+    };
     let (message, response) = match subject(shared, &question).await {
         Ok(subject) => subject,
         Err(why) => return Answer::Failed { why: why.into() },

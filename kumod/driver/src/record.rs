@@ -42,6 +42,11 @@ pub trait Recorder: Send + Sync + 'static {
         true
     }
 
-    /// Returns once the record is in the writer's queue; waits only while that is full.
+    /// Returns once the record is in the writer's queue; waits only while that is full, and may be given up meanwhile.
     fn record(&self, event: RecordEvent<'_>) -> impl Future<Output = ()> + Send;
+
+    /// Returns once every record that was taken before is on disk and synced. False: they never will be.
+    fn settled(&self) -> impl Future<Output = bool> + Send {
+        std::future::ready(true)
+    }
 }

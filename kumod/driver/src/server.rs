@@ -3,7 +3,7 @@
 //! dot is written only by the machine, from the `Accountable` that `intake` yields.
 use crate::intake;
 use crate::policy::Policy;
-use crate::record::{RecordEvent, Recorder};
+use crate::record::RecordEvent;
 use crate::shared::{Phase, Shared};
 use crate::world::World;
 use bytes::BytesMut;
@@ -378,5 +378,5 @@ async fn log_rejection<W: World>(shared: &Shared<W>, peer: SocketAddr, rejection
         provider: None,
         session: None,
     };
-    shared.world.recorder().record(event).await;
+    shared.record_or_count(event).await;
 }

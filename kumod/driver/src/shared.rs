@@ -5,6 +5,7 @@ use crate::committer::{Submission, Waiter};
 use crate::concluder::Job;
 use crate::counters::Counters;
 use crate::engine_loop::Mail;
+use crate::record::{RecordEvent, Recorder};
 use crate::world::World;
 use kumo_core::commit::{CommitOutcome, Work};
 use kumo_core::engine::Input;
@@ -12,7 +13,7 @@ use kumo_core::id::{OpId, SessionId, SpoolId, SpoolIdGenerator};
 use kumo_core::limits;
 use kumo_core::log::{PeerAddress, SourceAddress};
 use kumo_core::message::Message;
-use kumo_core::port::{Family, Host, Spool, TlsInfo};
+use kumo_core::port::{Family, Host, Spool, SpoolErrorKind, TlsInfo};
 use kumo_core::random::Random;
 use kumo_core::record::{self, MetaRecord};
 use kumo_core::smtp::reply::Reply;
@@ -21,11 +22,16 @@ use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 /// One call of the spool outside the committer.
 pub(crate) const SPOOL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// For a log that is full to take a record.
+const LOG_DEADLINE: Duration = Duration::from_secs(30);
+/// Messages that policy is being asked about at one time; each is loaded for it.
+const ASKED_AT_ONCE: usize = 64;
 
 /// Where the process stands in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,6 +85,7 @@ pub(crate) struct Shared<W: World> {
     pub messages: MessageCache,
     pub phase: watch::Sender<Phase>,
     pub engine_full: AtomicBool,
+    pub asking: Semaphore,
     attempts: Mutex<HashMap<OpId, Attempt>>,
     endings: Mutex<Endings>,
     broken_tls: Mutex<HashMap<Arc<str>, Mono>>,
@@ -133,6 +140,7 @@ impl<W: World> Shared<W> {
             messages: MessageCache::new(parts.body_cache_octets),
             phase: watch::Sender::new(Phase::Starting),
             engine_full: AtomicBool::new(false),
+            asking: Semaphore::new(ASKED_AT_ONCE),
             attempts: Mutex::default(),
             endings: Mutex::default(),
             broken_tls: Mutex::default(),
@@ -183,6 +191,20 @@ impl<W: World> Shared<W> {
         outcome.await.ok()
     }
 
+    /// False if the log has been full for too long.
+    pub async fn record(&self, event: RecordEvent<'_>) -> bool {
+        timeout(LOG_DEADLINE, self.world.recorder().record(event)).await.is_ok()
+    }
+
+    /// A record that is done without rather than hold up what it tells of.
+    pub async fn record_or_count(&self, event: RecordEvent<'_>) {
+        let (kind, id) = (event.kind, event.message.id);
+        if !self.record(event).await {
+            self.counters.records_lost.add(1);
+            tracing::error!(%id, "the log has been full for {LOG_DEADLINE:?}: a {} record is lost", kind.name());
+        }
+    }
+
     // ---- Messages --------------------------------------------------------------------------------------
 
     pub async fn load(&self, id: SpoolId) -> Result<Arc<Message>, LoadError> {
@@ -190,12 +212,10 @@ impl<W: World> Shared<W> {
             return Ok(message);
         }
         let meta = self.load_envelope(id).await?;
-        let data = self.get(Family::Data, id).await;
-        let data = data.inspect_err(|error| {
-            if matches!(error, LoadError::Missing) {
-                self.damaged(id, "its content isn't in the spool");
-            }
-        })?;
+        let data = match self.get(Family::Data, id).await {
+            Err(LoadError::Missing) => Err(self.damaged(id, "its content isn't in the spool")),
+            result => result,
+        }?;
         let body = record::decode_data(id, &data).map_err(|e| self.damaged(id, &e.to_string()))?;
         Ok(Arc::new(meta.into_message(body)))
     }
@@ -210,6 +230,9 @@ impl<W: World> Shared<W> {
         match timeout(SPOOL_DEADLINE, self.world.spool().get(family, id)).await {
             Ok(Ok(Some(value))) => Ok(value),
             Ok(Ok(None)) => Err(LoadError::Missing),
+            Ok(Err(error)) if error.kind == SpoolErrorKind::Corruption => {
+                Err(self.damaged(id, &error.to_string()))
+            }
             Ok(Err(error)) => Err(LoadError::Unavailable(error.to_string())),
             Err(_) => Err(LoadError::Unavailable("the spool didn't answer within 30s".into())),
         }

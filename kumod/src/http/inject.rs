@@ -19,8 +19,9 @@ use kumo_driver::policy::Generated;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Messages stored together.
+/// Messages stored together: so many, or so many octets.
 const TOGETHER: usize = 128;
+const TOGETHER_OCTETS: usize = kumo_core::limits::BATCH_OCTETS;
 const RECIPIENTS: usize = 10_000;
 
 #[derive(Deserialize)]
@@ -150,14 +151,17 @@ pub async fn inject(
     let injection = parse::<Request>(&body)?.check()?;
     let mut answer = InjectResponse::default();
     let mut generated = Vec::new();
-    let (mut tried, mut stored) = (false, false);
+    let (mut tried, mut stored, mut octets) = (false, false, 0);
     for recipient in &injection.recipients {
         match message(&operations, &client, &injection, recipient).await {
-            Ok(message) => generated.push((recipient.email.as_str(), message)),
+            Ok(message) => {
+                octets += message.body.len();
+                generated.push((recipient.email.as_str(), message));
+            }
             Err(why) => fail(&mut answer, &recipient.email, &why),
         }
-        if generated.len() == TOGETHER {
-            tried = true;
+        if generated.len() == TOGETHER || octets >= TOGETHER_OCTETS {
+            (tried, octets) = (true, 0);
             stored |= store(&operations, std::mem::take(&mut generated), &mut answer).await;
         }
     }

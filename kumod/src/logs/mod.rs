@@ -252,6 +252,13 @@ impl Recorder for LocalLogger {
             running.wait_for_room(line, sink, second).await;
         }
     }
+
+    async fn settled(&self) -> bool {
+        match &self.running {
+            Some(running) => running.queue.settled().await,
+            None => true,
+        }
+    }
 }
 
 impl Drop for Running {

@@ -57,6 +57,10 @@ struct State {
     octets: usize,
     closed: bool,
     abandoned: bool,
+    /// Records taken since the start, and those of them that somebody wants on disk, and that are.
+    taken: u64,
+    wanted: u64,
+    settled: u64,
 }
 
 #[derive(Debug)]
@@ -66,14 +70,16 @@ pub struct Queue {
     work: Condvar,
     /// For those who found the queue full.
     room: Notify,
+    /// For those who wait for their records to be on disk.
+    settling: Notify,
     limit: u64,
 }
 
 impl Queue {
     /// Holds at most `limit` records.
     pub fn new(limit: u64) -> Queue {
-        let (state, work, room) = (Mutex::default(), Condvar::new(), Notify::new());
-        Queue { state, work, room, limit }
+        let (state, work) = (Mutex::default(), Condvar::new());
+        Queue { state, work, room: Notify::new(), settling: Notify::new(), limit }
     }
 
     /// A panic elsewhere leaves no half-made change behind, since none of the sections below can panic midway.
@@ -110,12 +116,47 @@ impl Queue {
         }
     }
 
+    /// Waits until every record taken so far is on disk. False: the writer has ended without it.
+    pub async fn settled(&self) -> bool {
+        let mine = {
+            let mut state = self.state();
+            state.wanted = state.taken;
+            state.taken
+        };
+        self.work.notify_one();
+        loop {
+            let mut settling = std::pin::pin!(self.settling.notified());
+            settling.as_mut().enable();
+            {
+                let state = self.state();
+                if state.settled >= mine || state.abandoned {
+                    return state.settled >= mine;
+                }
+            }
+            settling.await;
+        }
+    }
+
+    /// For the writer: whether records are wanted on disk that aren't there.
+    pub fn is_unsettled(&self) -> bool {
+        let state = self.state();
+        state.wanted > state.settled
+    }
+
+    /// Everything that was released is on disk and synced.
+    pub fn settle(&self) {
+        let mut state = self.state();
+        state.settled = state.taken - state.records;
+        drop(state);
+        self.settling.notify_waiters();
+    }
+
     /// Blocks until a chunk is complete or has waited long enough, `deadline` is there, or the queue is closed.
     pub fn wait(&self, deadline: Option<Instant>) -> Work {
         let mut state = self.state();
         loop {
             let now = Instant::now();
-            let due = earliest(state.due(), deadline);
+            let due = earliest(state.due(now), deadline);
             if state.closed || due.is_some_and(|due| due <= now) {
                 let last = state.closed;
                 return Work { chunks: std::mem::take(&mut state.chunks), last };
@@ -155,6 +196,7 @@ impl Queue {
     pub fn abandon(&self) {
         self.state().abandoned = true;
         self.close();
+        self.settling.notify_waiters();
     }
 
     /// The writer's patience after an error: false if it was told to give up.
@@ -192,13 +234,16 @@ impl State {
         chunk.lines.extend_from_slice(line);
         chunk.entries.push(Entry { end: chunk.lines.len(), sink, second });
         self.records += 1;
+        self.taken += 1;
         self.octets += line.len();
         chunk.is_complete()
     }
 
-    /// When the first chunk is to be written.
-    fn due(&self) -> Option<Instant> {
-        let chunk = self.chunks.front()?;
+    /// When the first chunk is to be written; at once if there is none and what was written is wanted on disk.
+    fn due(&self, now: Instant) -> Option<Instant> {
+        let Some(chunk) = self.chunks.front() else {
+            return (self.wanted > self.settled).then_some(now);
+        };
         Some(if chunk.is_complete() { chunk.since } else { chunk.since + LINGER })
     }
 }
@@ -287,6 +332,29 @@ mod tests {
         tokio::task::yield_now().await;
         queue.close();
         assert_eq!(second.await.unwrap(), Push::Closed);
+    }
+
+    #[tokio::test]
+    async fn whoever_wants_records_on_disk_hears_of_it_once_they_are_released_and_settled() {
+        let queue = Arc::new(Queue::new(10));
+        queue.push(b"a\n", 0, 0);
+        let waiter = queue.clone();
+        let waiter = tokio::spawn(async move { waiter.settled().await });
+        tokio::task::yield_now().await;
+        assert!(queue.is_unsettled());
+        let chunk = queue.wait(None).chunks.pop_front().unwrap();
+        queue.settle();
+        assert!(queue.is_unsettled(), "it wasn't released");
+        queue.release(chunk);
+        assert!(queue.wait(None).chunks.is_empty(), "called at once though there are no lines");
+        queue.settle();
+        assert!(waiter.await.unwrap() && !queue.is_unsettled());
+        queue.push(b"b\n", 0, 0);
+        let waiter = queue.clone();
+        let waiter = tokio::spawn(async move { waiter.settled().await });
+        tokio::task::yield_now().await;
+        queue.abandon();
+        assert!(!waiter.await.unwrap(), "given up");
     }
 
     #[test]

@@ -63,6 +63,8 @@ struct Segment {
     unflushed_since: Option<Instant>,
     unflushed_records: u64,
     ended: bool,
+    /// What is in the file is on disk, its name included.
+    synced: bool,
 }
 
 impl Sink {
@@ -115,7 +117,15 @@ impl Sink {
         }
     }
 
-    /// Finishes the open segment, if any, and makes it read-only.
+    /// Everything taken so far is on disk.
+    pub fn sync(&mut self) -> io::Result<()> {
+        match &mut self.segment {
+            Some(segment) => segment.flush().and_then(|()| segment.sync()),
+            None => Ok(()),
+        }
+    }
+
+    /// Finishes the open segment, if any, syncs it, and makes it read-only.
     pub fn close(&mut self) -> io::Result<()> {
         let Some(segment) = &mut self.segment else { return Ok(()) };
         if !segment.ended {
@@ -123,6 +133,7 @@ impl Sink {
             segment.ended = true;
         }
         segment.drain()?;
+        segment.sync()?;
         if let Err(error) = make_read_only(&segment.file) {
             let path = segment.path.display();
             tracing::warn!(target: "logs", "{path} is complete, but can't be made read-only: {error}");
@@ -225,6 +236,7 @@ impl Segment {
             unflushed_since: None,
             unflushed_records: 0,
             ended: false,
+            synced: false,
         }
     }
 
@@ -237,13 +249,27 @@ impl Segment {
         Ok(())
     }
 
+    fn sync(&mut self) -> io::Result<()> {
+        if self.synced {
+            return Ok(());
+        }
+        self.file.sync_data()?;
+        let directory = self.path.parent().expect("a segment lies in a directory");
+        File::open(directory)?.sync_all()?;
+        self.synced = true;
+        Ok(())
+    }
+
     /// Hands what is packed to the file, from where the last attempt stopped.
     fn drain(&mut self) -> io::Result<()> {
         let packed = &mut self.frame.packed;
         while self.written < packed.len() {
             match self.file.write(&packed[self.written..]) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(octets) => self.written += octets,
+                Ok(octets) => {
+                    self.written += octets;
+                    self.synced = false;
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }

@@ -40,7 +40,7 @@ impl Writer {
 
     /// Until the queue is closed and everything in it is written, or given up.
     pub fn run(mut self) -> Ending {
-        let _guard = CloseOnPanic(self.queue.clone());
+        let _guard = AbandonAtEnd(self.queue.clone());
         match self.serve() {
             Ok(()) => Ending::Complete,
             Err(Abandoned) => self.lost(),
@@ -55,7 +55,13 @@ impl Writer {
                 self.queue.release(chunk);
             }
             if last {
-                return self.for_each_sink(|_, _| true, Sink::close);
+                self.for_each_sink(|_, _| true, Sink::close)?;
+                self.queue.settle();
+                return Ok(());
+            }
+            if self.queue.is_unsettled() {
+                self.for_each_sink(|_, _| true, Sink::sync)?;
+                self.queue.settle();
             }
             self.for_each_sink(flush_is_due, Sink::flush)?;
             self.for_each_sink(has_expired, Sink::close)?;
@@ -162,10 +168,10 @@ fn has_expired(sink: &Sink, now: Instant) -> bool {
 }
 
 /// Nobody may wait for a writer that is gone.
-struct CloseOnPanic(Arc<Queue>);
+struct AbandonAtEnd(Arc<Queue>);
 
-impl Drop for CloseOnPanic {
+impl Drop for AbandonAtEnd {
     fn drop(&mut self) {
-        self.0.close();
+        self.0.abandon();
     }
 }
