@@ -209,7 +209,9 @@ impl Spool for RealSpool {
     }
 }
 
-/// A batch for two stores, in the order that never leaves meta without data.
+/// A batch for two stores, in the order that never leaves meta without data. The committer stages its batches itself,
+/// so that none of its touches both families; but the port takes such a batch from anybody, and its conformance suite
+/// sends some.
 #[derive(Default)]
 struct Stages {
     before: Vec<SpoolOperation>,

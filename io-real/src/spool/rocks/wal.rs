@@ -61,8 +61,8 @@ pub(super) fn examine(database: &Path) -> io::Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Copies all logs to a new `damaged-wal-<n>`; `None` if the latest such folder has the same files already, as
-/// when one attempt to start follows another.
+/// Where all logs now lie copied: a new `damaged-wal-<n>`, or the latest one if it has the same files already, as when
+/// one attempt to start follows another.
 pub(super) fn copy_aside(database: &Path) -> io::Result<PathBuf> {
     let number = (1..).find(|n| !aside(database, *n).exists()).expect("some number is unused");
     let logs = logs(database)?;
