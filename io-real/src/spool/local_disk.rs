@@ -330,6 +330,11 @@ impl Backend for LocalDisk {
     fn damage_at_open(&self) -> Vec<String> {
         Vec::new()
     }
+
+    /// Whatever can't be read is met by the scan.
+    fn may_lack_records(&self) -> bool {
+        false
+    }
 }
 
 impl Unsynced {
