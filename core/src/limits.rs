@@ -115,7 +115,7 @@ pub const SPOOL_JOBS: usize = 64;
 pub const SPOOL_READERS: usize = 16;
 /// Values in one page of a scan; a page with more ends early.
 pub const SCAN_PAGE_OCTETS: usize = 32 * 1024 * 1024;
-/// Files and folders that a LocalDisk spool remembers as unsynced; above it the whole file system is synced.
+/// Folders that a LocalDisk spool remembers as unsynced; above it the whole file system is synced.
 pub const LOCAL_DISK_UNSYNCED: usize = 8_192;
 
 const _: () = assert!(COMMAND_LINE_OCTETS <= READ_CHUNK_OCTETS);

@@ -100,6 +100,8 @@ pub struct FreeSpace {
 pub trait Spool: Send + Sync + 'static {
     /// Whether a batch that touches both families is applied as one. If not, the committer stages it.
     fn is_atomic_across_families(&self) -> bool;
+    /// Whether it was damaged when it was opened, now or earlier: then it proves nothing that a record isn't there.
+    fn may_lack_records(&self) -> bool;
     /// All of the batch or, after an error, an unknown part of it.
     fn apply(
         &self,

@@ -48,7 +48,10 @@ pub struct Committer {
     bodies_written: Option<Batch>,
     commit: Option<Commit>,
     undo: Vec<SpoolId>,
+    /// Bodies that no meta speaks of any more, whatever a power cut does.
     orphans: Vec<SpoolId>,
+    /// Two paths only: bodies whose meta a power cut may still bring back. They become orphans with its sync.
+    orphans_once_synced: Vec<SpoolId>,
     /// Undo and sync rest until then after a failure, so that a broken disk isn't hammered.
     rest_until: Mono,
     /// Since when something applied is unsynced.
@@ -69,6 +72,7 @@ impl Committer {
             commit: None,
             undo: Vec::new(),
             orphans: Vec::new(),
+            orphans_once_synced: Vec::new(),
             rest_until: Mono(0),
             unsynced_since: None,
             next_stage: 0,
@@ -357,7 +361,7 @@ impl Committer {
                 Err(error) => self.failed(now, batch, &error),
             },
             Some(Commit::Sync { stage: ours }) if ours == stage => match result {
-                Ok(()) => self.unsynced_since = None,
+                Ok(()) => self.synced(),
                 Err(_) => self.rest(now),
             },
             _ => panic!("{stage:?} is unknown or was completed before"),
@@ -383,15 +387,13 @@ impl Committer {
     }
 
     fn committed(&mut self, now: Mono, batch: Batch, sync: SyncMode) {
-        match sync {
-            SyncMode::Synced => self.unsynced_since = None,
-            SyncMode::Unsynced if self.config.sync => {
-                self.unsynced_since.get_or_insert(now);
-            }
-            SyncMode::Unsynced => {}
-        }
         if !self.config.atomic {
-            self.orphans.extend(batch.bodies_left_over());
+            self.orphans_once_synced.extend(batch.bodies_left_over());
+        }
+        if sync == SyncMode::Unsynced && self.config.sync {
+            self.unsynced_since.get_or_insert(now);
+        } else {
+            self.synced();
         }
         if !batch.undo.is_empty() {
             self.outputs.push_back(Output::Undone { ids: batch.undo });
@@ -411,6 +413,12 @@ impl Committer {
             };
             self.done(submission.ticket, outcome);
         }
+    }
+
+    /// All meta applied so far is as durable as the configuration wants it.
+    fn synced(&mut self) {
+        self.unsynced_since = None;
+        self.orphans.append(&mut self.orphans_once_synced);
     }
 
     /// Nothing is known of what a failed batch left behind: every store in it is taken back.

@@ -144,6 +144,38 @@ fn with_two_paths_bodies_are_synced_before_the_meta_that_speaks_of_them() {
 }
 
 #[test]
+fn with_two_paths_a_body_goes_only_once_the_removal_of_its_meta_is_synced() {
+    let mut machine = committer(false);
+    machine.submit(Ticket(1), Work::Remove { id: id(1) }, LATER);
+    machine.handle(Mono(0), Input::Tick);
+    let Some(Output::Apply { stage, sync, .. }) = machine.poll() else { panic!("the meta") };
+    assert_eq!(sync, SyncMode::Unsynced);
+    machine.handle(Mono(1), Input::Applied { stage, result: Ok(()) });
+    assert_eq!(seen(&mut machine), (vec![], vec!["1 Written".into()]));
+
+    machine.submit(Ticket(2), store(2), LATER);
+    machine.handle(Mono(2), Input::Tick);
+    let (bodies, _) = seen(&mut machine);
+    assert_eq!(bodies[0].1, 1, "the second's body alone, and it is synced");
+    machine.handle(Mono(3), Input::Applied { stage: bodies[0].0, result: Ok(()) });
+    let (meta, _) = seen(&mut machine);
+    machine.handle(Mono(4), Input::Applied { stage: meta[0].0, result: Ok(()) });
+    assert!(matches!(machine.poll(), Some(Output::Done { ticket: Ticket(2), .. })));
+    let Some(Output::Apply { batch, .. }) = machine.poll() else { panic!("the body left over") };
+    assert_eq!(batch, [SpoolOperation::Delete { family: Family::Data, key: id(1) }]);
+}
+
+#[test]
+fn without_syncs_a_body_goes_at_once() {
+    let mut machine = Committer::new(CommitConfig { atomic: false, sync: false });
+    machine.submit(Ticket(1), Work::Remove { id: id(1) }, LATER);
+    machine.handle(Mono(0), Input::Tick);
+    let (stages, _) = seen(&mut machine);
+    machine.handle(Mono(1), Input::Applied { stage: stages[0].0, result: Ok(()) });
+    assert_eq!(seen(&mut machine).0.len(), 1);
+}
+
+#[test]
 fn stop_refuses_what_was_not_handed_over_and_drain_ends_with_a_sync() {
     let mut machine = committer(true);
     machine.submit(Ticket(1), store(1), LATER);
@@ -209,8 +241,12 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 /// A spool that applies at completion, and everything the committer said.
 struct Model {
     machine: Committer,
+    atomic: bool,
     now: Mono,
     spool: BTreeSet<(Family, SpoolId)>,
+    /// What a power cut can't take away, and what it takes away any part of.
+    synced: BTreeSet<(Family, SpoolId)>,
+    unsynced: Vec<SpoolOperation>,
     under_way: Vec<(StageId, Vec<SpoolOperation>, SyncMode)>,
     stores: BTreeMap<Ticket, SpoolId>,
     removals: BTreeMap<Ticket, SpoolId>,
@@ -225,8 +261,11 @@ impl Model {
     fn new(atomic: bool) -> Model {
         Model {
             machine: committer(atomic),
+            atomic,
             now: Mono(0),
             spool: BTreeSet::new(),
+            synced: BTreeSet::new(),
+            unsynced: Vec::new(),
             under_way: Vec::new(),
             stores: BTreeMap::new(),
             removals: BTreeMap::new(),
@@ -255,6 +294,49 @@ impl Model {
             }
         }
         assert!(self.under_way.len() <= 2);
+        self.survives_a_power_cut();
+    }
+
+    /// Whatever part of the unsynced operations is on disk by now: what was acknowledged is there, and so is the
+    /// body of every envelope. One database keeps its order, so that the latter is no question there.
+    fn survives_a_power_cut(&self) {
+        let under_way = self.under_way.iter().flat_map(|(_, batch, _)| batch);
+        let (mut put, mut deleted) = (BTreeSet::new(), BTreeSet::new());
+        for operation in self.unsynced.iter().chain(under_way) {
+            match operation {
+                SpoolOperation::Put { family, key, .. } => put.insert((*family, *key)),
+                SpoolOperation::Delete { family, key } => deleted.insert((*family, *key)),
+            };
+        }
+        let is_certain = |key| self.synced.contains(&key) && !deleted.contains(&key);
+        for id in self.durable.difference(&self.removing) {
+            assert!(is_certain((Family::Meta, *id)) && is_certain((Family::Data, *id)));
+        }
+        for (family, id) in self.synced.union(&put) {
+            let needs_body = !self.atomic && *family == Family::Meta;
+            assert!(
+                !needs_body || is_certain((Family::Data, *id)),
+                "a power cut leaves the envelope of {id:?} without its body"
+            );
+        }
+    }
+
+    fn land(&mut self, operations: impl Iterator<Item = SpoolOperation>) {
+        for operation in operations {
+            perform(&operation, &mut self.spool);
+            self.unsynced.push(operation);
+        }
+    }
+
+    /// A sync reaches the families of its batch; without a batch, or in one database, all.
+    fn synced(&mut self, families: &BTreeSet<Family>) {
+        let all = self.atomic || families.is_empty();
+        for operation in core::mem::take(&mut self.unsynced) {
+            match all || families.contains(&operation.family()) {
+                true => perform(&operation, &mut self.synced),
+                false => self.unsynced.push(operation),
+            }
+        }
     }
 
     fn end(&mut self, ticket: Ticket, outcome: CommitOutcome) {
@@ -320,13 +402,12 @@ impl Model {
             return;
         }
         let at = if oldest { 0 } else { self.under_way.len() - 1 };
-        let (stage, batch, _) = self.under_way.remove(at);
+        let (stage, batch, sync) = self.under_way.remove(at);
         let landed = if ok { batch.len() } else { part.min(batch.len()) };
-        for operation in batch.into_iter().take(landed) {
-            match operation {
-                SpoolOperation::Put { family, key, .. } => drop(self.spool.insert((family, key))),
-                SpoolOperation::Delete { family, key } => drop(self.spool.remove(&(family, key))),
-            }
+        let families = batch.iter().map(SpoolOperation::family).collect();
+        self.land(batch.into_iter().take(landed));
+        if ok && sync == SyncMode::Synced {
+            self.synced(&families);
         }
         // A durable message is only ever taken out by its own removal.
         for id in self.durable.difference(&self.removing) {
@@ -358,6 +439,13 @@ impl Model {
         }
         panic!("never drained");
     }
+}
+
+fn perform(operation: &SpoolOperation, spool: &mut BTreeSet<(Family, SpoolId)>) {
+    match operation {
+        SpoolOperation::Put { family, key, .. } => spool.insert((*family, *key)),
+        SpoolOperation::Delete { family, key } => spool.remove(&(*family, *key)),
+    };
 }
 
 proptest! {

@@ -1,7 +1,8 @@
 //! A spool of plain files: `new/` for what is being written, `data/aa/bb/cc/dd/<rest>` for what is stored, named
 //! by the hexadecimal digits of the id.
-//! Invariant: a file under `data/` was complete when it appeared there, and after a synced apply it, its folders and
-//! every earlier change are durable. A batch isn't atomic. What a value holds is somebody else's business.
+//! Invariant: what a file under `data/` holds was durable when it appeared there, and after a synced apply its folders
+//! and every earlier change are as well. After a sync of a folder has failed, nothing is called durable any more.
+//! A batch isn't atomic. What a value holds is somebody else's business.
 use super::directory;
 use super::lock::LockFile;
 use super::store::{Backend, ScanRequest, Scanned, closed, io_error};
@@ -36,17 +37,18 @@ struct Writer {
     unsynced: Unsynced,
 }
 
-/// What was changed and isn't durable yet.
+/// Whose entries were changed and aren't durable yet.
 #[derive(Default)]
 struct Unsynced {
-    files: BTreeSet<PathBuf>,
     folders: BTreeSet<PathBuf>,
     /// There was more than fits.
     everything: bool,
+    /// How syncing failed, for ever: the kernel drops what it couldn't write, and the next sync would know nothing of it.
+    failed: Option<SpoolError>,
 }
 
 impl LocalDisk {
-    /// `root` has been prepared. Empties `new/`.
+    /// `root` has been prepared. Removes the files in `new/`.
     pub fn open(root: &Path) -> Result<LocalDisk, SpoolError> {
         let lock = LockFile::take(root)?;
         for folder in ["new", "data"] {
@@ -65,7 +67,12 @@ impl LocalDisk {
 
     fn empty_new(&self) -> io::Result<()> {
         for entry in fs::read_dir(self.root.join("new"))? {
-            fs::remove_file(entry?.path())?;
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                tracing::warn!(path = %entry.path().display(), "not a file of the spool: left alone");
+                continue;
+            }
+            fs::remove_file(entry.path())?;
         }
         Ok(())
     }
@@ -101,17 +108,14 @@ impl LocalDisk {
         self.root.join("new").join(key.to_string())
     }
 
-    /// Writes all values to `new/`, synced if they are to be.
-    fn stage(&self, puts: &[(SpoolId, &Bytes)], sync: SyncMode) -> Result<(), SpoolError> {
+    /// Writes all values to `new/`, synced in any case: they may take the place of durable ones.
+    fn stage(&self, puts: &[(SpoolId, &Bytes)]) -> Result<(), SpoolError> {
         for chunk in puts.chunks(WRITTEN_TOGETHER) {
             let mut files = Vec::with_capacity(chunk.len());
             for (key, value) in chunk {
                 let path = self.temporary(*key);
                 let written = write_file(&path, value);
                 files.push((written.map_err(|e| io_error(&path, "writing it", &e))?, path));
-            }
-            if sync == SyncMode::Unsynced {
-                continue;
             }
             for (file, path) in files {
                 file.sync_data().map_err(|error| io_error(&path, "syncing it", &error))?;
@@ -121,23 +125,13 @@ impl LocalDisk {
     }
 
     /// Moves a staged file to its place, making the folders that are missing.
-    fn publish(
-        &self,
-        key: SpoolId,
-        sync: SyncMode,
-        unsynced: &mut Unsynced,
-    ) -> Result<(), SpoolError> {
+    fn publish(&self, key: SpoolId, unsynced: &mut Unsynced) -> Result<(), SpoolError> {
         let target = self.path_of(key);
         let folder = target.parent().expect("a file of ours lies in a folder").to_owned();
         self.make_folders(&folder, unsynced)
             .and_then(|()| fs::rename(self.temporary(key), &target))
             .map_err(|error| io_error(&target, "moving it into place", &error))?;
         unsynced.folders.insert(folder);
-        if sync == SyncMode::Unsynced {
-            unsynced.files.insert(target);
-        } else {
-            unsynced.files.remove(&target);
-        }
         unsynced.limit();
         Ok(())
     }
@@ -162,7 +156,6 @@ impl LocalDisk {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(io_error(&path, "removing it", &error)),
         }
-        unsynced.files.remove(&path);
         let folder = path.parent().expect("a file of ours lies in a folder");
         unsynced.folders.insert(folder.to_owned());
         self.prune(folder, unsynced);
@@ -196,23 +189,28 @@ impl LocalDisk {
     }
 
     fn flush(&self, unsynced: &mut Unsynced) -> Result<(), SpoolError> {
+        unsynced.check()?;
+        if let Err(mut error) = self.sync_folders(unsynced) {
+            error.text.push_str(
+                "; from now on nothing that is written here counts as durable: see to the disk, \
+                 then start kumod anew",
+            );
+            unsynced.failed = Some(error.clone());
+            return Err(error);
+        }
+        *unsynced = Unsynced::default();
+        Ok(())
+    }
+
+    fn sync_folders(&self, unsynced: &Unsynced) -> Result<(), SpoolError> {
         if unsynced.everything {
             sync_file_system(&self.root)
                 .map_err(|error| io_error(&self.root, "syncing its file system", &error))?;
-        }
-        for path in &unsynced.files {
-            match File::open(path).and_then(|file| file.sync_data()) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(io_error(path, "syncing it", &error));
-                }
-                _ => {}
-            }
         }
         for path in &unsynced.folders {
             directory::sync_folder(path)
                 .map_err(|error| io_error(path, "syncing the folder", &error))?;
         }
-        *unsynced = Unsynced::default();
         Ok(())
     }
 
@@ -249,7 +247,7 @@ impl Backend for LocalDisk {
         }
         let puts: Vec<(SpoolId, &Bytes)> =
             outcome.iter().filter_map(|(key, value)| Some((*key, (*value)?))).collect();
-        if let Err(error) = self.stage(&puts, sync) {
+        if let Err(error) = self.stage(&puts) {
             for (key, _) in &puts {
                 // Best effort; the next open empties `new/` anyway.
                 let _ = fs::remove_file(self.temporary(*key));
@@ -258,7 +256,7 @@ impl Backend for LocalDisk {
         }
         for (key, value) in &outcome {
             match value {
-                Some(_) => self.publish(*key, sync, &mut writer.unsynced)?,
+                Some(_) => self.publish(*key, &mut writer.unsynced)?,
                 None => self.delete(*key, &mut writer.unsynced)?,
             }
         }
@@ -275,7 +273,7 @@ impl Backend for LocalDisk {
 
     /// There is nothing to open; whether the directory works again is what the caller wants to know.
     fn reopen(&self) -> Result<(), SpoolError> {
-        self.check_open()?;
+        self.writer()?.unsynced.check()?;
         directory::probe(&self.root)
     }
 
@@ -332,12 +330,22 @@ impl Backend for LocalDisk {
     fn damage_at_open(&self) -> Vec<String> {
         Vec::new()
     }
+
+    /// Whatever can't be read is met by the scan.
+    fn may_lack_records(&self) -> bool {
+        false
+    }
 }
 
 impl Unsynced {
+    fn check(&self) -> Result<(), SpoolError> {
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+
     fn limit(&mut self) {
-        if self.files.len() + self.folders.len() > limits::LOCAL_DISK_UNSYNCED {
-            *self = Unsynced { everything: true, ..Unsynced::default() };
+        if self.folders.len() > limits::LOCAL_DISK_UNSYNCED {
+            self.folders.clear();
+            self.everything = true;
         }
     }
 }
@@ -501,6 +509,51 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_in_new_is_left_alone_and_in_nobodys_way() {
+        let root = TempDir::new().unwrap();
+        LocalDisk::open(root.path()).unwrap().close().unwrap();
+        fs::create_dir_all(root.path().join("new/lost+found")).unwrap();
+        fs::write(root.path().join("new/half"), "x").unwrap();
+        let spool = LocalDisk::open(root.path()).unwrap();
+        assert_eq!(entries(&root.path().join("new")), 1);
+        spool.apply(&[put(1)], SyncMode::Synced).unwrap();
+        assert_eq!(scan(&spool, true).entries.len(), 1);
+    }
+
+    #[test]
+    fn a_value_is_synced_before_it_takes_the_place_of_another_even_if_the_batch_is_not() {
+        let root = TempDir::new().unwrap();
+        let spool = LocalDisk::open(root.path()).unwrap();
+        spool.apply(&[put(1)], SyncMode::Synced).unwrap();
+        // Takes everything and can't be synced.
+        std::os::unix::fs::symlink("/dev/null", spool.temporary(key(1))).unwrap();
+        let error = spool.apply(&[put(1)], SyncMode::Unsynced).unwrap_err();
+        assert!(error.text.contains("syncing it"), "{error}");
+        assert_eq!(scan(&spool, false).entries, [(key(1), Bytes::from(vec![1; 100]))]);
+        spool.apply(&[put(1)], SyncMode::Synced).expect("only that one value was lost");
+    }
+
+    #[test]
+    fn after_a_failed_sync_nothing_is_called_durable_again() {
+        let root = TempDir::new().unwrap();
+        let spool = LocalDisk::open(root.path()).unwrap();
+        spool.apply(&[put(1)], SyncMode::Unsynced).unwrap();
+        let folder = root.path().join("data/ab/cd/ef/01");
+        let away = root.path().join("away");
+        fs::rename(&folder, &away).unwrap();
+        let error = spool.sync().unwrap_err();
+        assert!(error.text.contains("start kumod anew"), "{error}");
+        fs::rename(&away, &folder).unwrap();
+        assert_eq!(spool.sync(), Err(error.clone()));
+        assert_eq!(spool.reopen(), Err(error.clone()));
+        assert_eq!(spool.apply(&[put(2)], SyncMode::Synced), Err(error.clone()));
+        assert_eq!(spool.apply(&[delete(2)], SyncMode::Unsynced), Ok(()), "it can be taken back");
+        assert_eq!(scan(&spool, true).entries.len(), 1);
+        assert_eq!(spool.close(), Err(error));
+        LocalDisk::open(root.path()).unwrap().sync().expect("a new life answers for itself alone");
+    }
+
+    #[test]
     fn a_scan_removes_the_empty_folders_it_meets() {
         let root = TempDir::new().unwrap();
         let spool = LocalDisk::open(root.path()).unwrap();
@@ -536,26 +589,23 @@ mod tests {
     fn what_is_unsynced_is_remembered_until_synced_and_never_without_bound() {
         let root = TempDir::new().unwrap();
         let spool = LocalDisk::open(root.path()).unwrap();
-        let unsynced = |spool: &LocalDisk| {
-            let writer = spool.writer().unwrap();
-            (writer.unsynced.files.len(), writer.unsynced.folders.len())
-        };
+        let unsynced = |spool: &LocalDisk| spool.writer().unwrap().unsynced.folders.len();
         spool.apply(&[put(1)], SyncMode::Unsynced).unwrap();
         // data, ab, cd, ef got an entry each, and 01 got the file.
-        assert_eq!(unsynced(&spool), (1, 5));
+        assert_eq!(unsynced(&spool), 5);
         spool.apply(&[put(2)], SyncMode::Synced).unwrap();
-        assert_eq!(unsynced(&spool), (0, 0));
+        assert_eq!(unsynced(&spool), 0);
         spool.apply(&[put(3)], SyncMode::Unsynced).unwrap();
         spool.apply(&[delete(3)], SyncMode::Unsynced).unwrap();
-        assert_eq!(unsynced(&spool), (0, 1));
+        assert_eq!(unsynced(&spool), 1);
         spool.sync().unwrap();
 
         let mut writer = spool.writer().unwrap();
         for number in 0..=limits::LOCAL_DISK_UNSYNCED {
-            writer.unsynced.files.insert(PathBuf::from(number.to_string()));
+            writer.unsynced.folders.insert(PathBuf::from(number.to_string()));
         }
         writer.unsynced.limit();
-        assert!(writer.unsynced.everything && writer.unsynced.files.is_empty());
+        assert!(writer.unsynced.everything && writer.unsynced.folders.is_empty());
         drop(writer);
         spool.sync().unwrap();
         assert!(!spool.writer().unwrap().unsynced.everything);

@@ -1,10 +1,12 @@
 //! The `Spool` port over the real world: RocksDB or plain files, chosen by the policy for data and for meta.
 //! Invariant: where data and meta share a path and RocksDB, they are two families of one database, and a batch that
 //! touches both is one; else each has a store of its own, and a batch goes to data before meta, removals the
-//! other way round, so that what a crash leaves in between is data without meta and never meta without data.
+//! other way round, so that what a crash leaves in between is data without meta and never meta without data. Two
+//! stores are opened only as the pair they are.
 mod directory;
 mod local_disk;
 mod lock;
+mod pair;
 mod rocks;
 mod store;
 #[cfg(test)]
@@ -18,6 +20,7 @@ use kumo_core::port::{
     SpoolProperties, SyncMode,
 };
 use local_disk::LocalDisk;
+use pair::Half;
 use rocks::Rocks;
 use std::collections::BTreeMap;
 use std::fs;
@@ -47,10 +50,7 @@ impl RealSpool {
         let data_path = prepared(data)?;
         let meta_path = prepared(meta)?;
         let layout = if data_path != meta_path {
-            Layout::Split {
-                data: open_store(data, &data_path, Family::Data)?,
-                meta: open_store(meta, &meta_path, Family::Meta)?,
-            }
+            open_pair((data, &data_path), (meta, &meta_path))?
         } else {
             open_at_one_path(data, meta, &data_path)?
         };
@@ -138,6 +138,11 @@ impl Spool for RealSpool {
         matches!(self.layout, Layout::Shared(_))
     }
 
+    fn may_lack_records(&self) -> bool {
+        let (one, other) = self.stores();
+        one.may_lack_records() || other.is_some_and(Store::may_lack_records)
+    }
+
     /// In two stores, synced makes durable what was applied before to the families that the batch touches.
     async fn apply(&self, batch: Vec<SpoolOperation>, sync: SyncMode) -> Result<(), SpoolError> {
         let Layout::Split { data, meta } = &self.layout else {
@@ -209,7 +214,9 @@ impl Spool for RealSpool {
     }
 }
 
-/// A batch for two stores, in the order that never leaves meta without data.
+/// A batch for two stores, in the order that never leaves meta without data. The committer stages its batches itself,
+/// so that none of its touches both families; but the port takes such a batch from anybody, and its conformance suite
+/// sends some.
 #[derive(Default)]
 struct Stages {
     before: Vec<SpoolOperation>,
@@ -257,6 +264,20 @@ fn is_damage(error: &SpoolError) -> bool {
     matches!(error.kind, SpoolErrorKind::Corruption | SpoolErrorKind::Io)
 }
 
+fn open_pair(
+    (data, data_path): (&SpoolDefinition, &Path),
+    (meta, meta_path): (&SpoolDefinition, &Path),
+) -> Result<Layout, SpoolError> {
+    pair::check(
+        Half { kind: data.kind, path: data_path },
+        Half { kind: meta.kind, path: meta_path },
+    )?;
+    Ok(Layout::Split {
+        data: open_store(data, data_path, Family::Data)?,
+        meta: open_store(meta, meta_path, Family::Meta)?,
+    })
+}
+
 fn open_store(
     definition: &SpoolDefinition,
     path: &Path,
@@ -276,6 +297,7 @@ fn open_at_one_path(
     meta: &SpoolDefinition,
     path: &Path,
 ) -> Result<Layout, SpoolError> {
+    pair::check_not_half(path)?;
     match (data.kind, meta.kind) {
         (SpoolKind::RocksDB, SpoolKind::RocksDB) => {
             let families = vec![
@@ -285,7 +307,9 @@ fn open_at_one_path(
             Ok(Layout::Shared(Store::new(path, Rocks::open(path, families)?)?))
         }
         (SpoolKind::LocalDisk, SpoolKind::LocalDisk) => {
-            Ok(Layout::Split { data: open_below(path, "data")?, meta: open_below(path, "meta")? })
+            let below = [path.join("data"), path.join("meta")];
+            below.iter().try_for_each(|path| directory::prepare(path))?;
+            open_pair((data, &below[0]), (meta, &below[1]))
         }
         _ => {
             let text = format!(
@@ -296,12 +320,6 @@ fn open_at_one_path(
             Err(SpoolError { kind: SpoolErrorKind::Other, text })
         }
     }
-}
-
-fn open_below(path: &Path, folder: &str) -> Result<Store, SpoolError> {
-    let path = path.join(folder);
-    directory::prepare(&path)?;
-    Store::new(&path, LocalDisk::open(&path)?)
 }
 
 /// The directory, made and tried out, under its one true name.

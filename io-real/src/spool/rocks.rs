@@ -24,6 +24,7 @@ use rocksdb::{
 };
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub(super) struct Rocks {
     /// Kept until closed, also while the database is shut for a moment.
     lock: Mutex<Option<LockFile>>,
     damage: Mutex<Vec<String>>,
+    /// Something was damaged when it was opened, in this life or in an earlier one whose copy of the logs is still there.
+    may_lack_records: AtomicBool,
 }
 
 impl Rocks {
@@ -53,6 +56,7 @@ impl Rocks {
             lock: Mutex::new(Some(LockFile::take(path)?)),
             database: RwLock::new(Err(closed(path))),
             damage: Mutex::new(Vec::new()),
+            may_lack_records: AtomicBool::new(false),
         };
         *rocks.exclusive() = Ok(rocks.open_database()?);
         rocks.say_memory_budget();
@@ -71,8 +75,11 @@ impl Rocks {
     }
 
     fn open_database(&self) -> Result<DB, SpoolError> {
-        let findings = wal::examine(&self.path)
-            .map_err(|error| io_error(&self.path, "reading its write-ahead logs", &error))?;
+        let reading = |error| io_error(&self.path, "reading its write-ahead logs", &error);
+        if wal::was_copied_aside(&self.path).map_err(reading)? {
+            self.may_lack_records.store(true, Ordering::Release);
+        }
+        let findings = wal::examine(&self.path).map_err(reading)?;
         let (torn, damaged): (Vec<_>, Vec<_>) = findings.into_iter().partition(|f| f.torn_tail);
         for finding in &torn {
             tracing::warn!("{finding}: torn by a crash, what was being written then is dropped");
@@ -129,7 +136,8 @@ impl Rocks {
         })?;
         self.report(format!(
             "rocksdb at {}: the write-ahead log is damaged ({what}); it was copied to {}, and what \
-             can be read of it is used. Messages accepted shortly before the last stop may be lost",
+             can be read of it is used. Messages accepted shortly before the last stop may be lost; as \
+             long as that copy is there, bodies without an envelope are kept",
             self.path.display(),
             copy.display()
         ));
@@ -138,6 +146,7 @@ impl Rocks {
 
     fn report(&self, line: String) {
         tracing::error!("{line}");
+        self.may_lack_records.store(true, Ordering::Release);
         let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
         if damage.len() < DAMAGE_LINES {
             damage.push(line);
@@ -277,6 +286,10 @@ impl Backend for Rocks {
 
     fn damage_at_open(&self) -> Vec<String> {
         self.damage.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn may_lack_records(&self) -> bool {
+        self.may_lack_records.load(Ordering::Acquire)
     }
 }
 

@@ -46,6 +46,7 @@ pub(super) trait Backend: Send + Sync + 'static {
     fn compact(&self, family: Family) -> Result<(), SpoolError>;
     fn properties(&self, family: Family) -> SpoolProperties;
     fn damage_at_open(&self) -> Vec<String>;
+    fn may_lack_records(&self) -> bool;
 }
 
 enum Task {
@@ -123,6 +124,10 @@ impl Store {
 
     pub fn damage_at_open(&self) -> Vec<String> {
         self.backend.damage_at_open()
+    }
+
+    pub fn may_lack_records(&self) -> bool {
+        self.backend.may_lack_records()
     }
 
     async fn submit(&self, task: Task) -> Result<(), SpoolError> {
@@ -245,6 +250,9 @@ mod tests {
         }
         fn damage_at_open(&self) -> Vec<String> {
             Vec::new()
+        }
+        fn may_lack_records(&self) -> bool {
+            false
         }
     }
 

@@ -98,13 +98,90 @@ fn one_path_for_two_kinds_is_refused() {
 }
 
 #[tokio::test]
-async fn a_shared_database_is_not_opened_as_half_of_a_split_one() {
+async fn a_shared_database_is_not_opened_as_half_of_a_split_one_nor_a_half_as_a_whole() {
     let directory = TempDir::new().unwrap();
-    let (a, b) = (directory.path().join("a"), directory.path().join("b"));
+    let [a, b, c] = ["a", "b", "c"].map(|name| directory.path().join(name));
     let kind = SpoolKind::RocksDB;
     open((kind, &a), (kind, &a)).unwrap().close().await.unwrap();
     let error = refusal(open((kind, &a), (kind, &b)));
-    assert!(error.text.contains("used for data and meta together before"), "{error}");
+    assert!(error.text.contains("the same one if they shared it"), "{error}");
+    open((kind, &a), (kind, &a)).expect("the refusal left no trace").close().await.unwrap();
+
+    open((kind, &b), (kind, &c)).unwrap().close().await.unwrap();
+    for half in [&b, &c] {
+        let error = refusal(open((kind, half), (kind, half)));
+        assert!(error.text.contains("was used for data or for meta alone before"), "{error}");
+    }
+}
+
+/// Data, meta, and what takes the place of either: nothing (a volume that isn't mounted) or another spool's.
+async fn refuses_strangers(data: SpoolKind, meta: SpoolKind) {
+    let directory = TempDir::new().unwrap();
+    let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| directory.path().join(name));
+    open((data, &a), (meta, &b)).unwrap().close().await.unwrap();
+    for others in ["new", "used"] {
+        for (data_path, meta_path) in [(&a, &d), (&c, &b)] {
+            let error = refusal(open((data, data_path), (meta, meta_path)));
+            assert_eq!(error.kind, SpoolErrorKind::Other, "{others}: {error}");
+            for path in [data_path, meta_path] {
+                let name = path.canonicalize().unwrap().display().to_string();
+                assert!(error.text.contains(&format!(" at {name} ")), "{others}: {error}");
+            }
+            assert!(error.text.contains("mount the volume that is missing"), "{others}: {error}");
+        }
+        open((data, &a), (meta, &b)).expect("the right ones are opened").close().await.unwrap();
+        open((data, &c), (meta, &d)).expect("these have no spool yet").close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_store_is_opened_only_with_the_other_half_of_its_pair() {
+    use SpoolKind::{LocalDisk, RocksDB};
+    refuses_strangers(RocksDB, RocksDB).await;
+    refuses_strangers(LocalDisk, LocalDisk).await;
+    refuses_strangers(LocalDisk, RocksDB).await;
+}
+
+#[tokio::test]
+async fn files_at_one_path_are_a_pair_as_well() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    let kind = SpoolKind::LocalDisk;
+    open((kind, path), (kind, path)).unwrap().close().await.unwrap();
+    let away = TempDir::new().unwrap();
+    fs::rename(path.join("meta"), away.path().join("meta")).unwrap();
+    let error = refusal(open((kind, path), (kind, path)));
+    assert!(error.text.contains("aren't the two halves of one spool"), "{error}");
+    fs::remove_dir_all(path.join("meta")).unwrap();
+    fs::rename(away.path().join("meta"), path.join("meta")).unwrap();
+    open((kind, path), (kind, path)).expect("it is mounted again");
+}
+
+#[tokio::test]
+async fn another_kind_at_the_same_path_is_another_store() {
+    let directory = TempDir::new().unwrap();
+    let (a, b) = (directory.path().join("a"), directory.path().join("b"));
+    let (files, rocks) = (SpoolKind::LocalDisk, SpoolKind::RocksDB);
+    open((rocks, &a), (rocks, &b)).unwrap().close().await.unwrap();
+    let error = refusal(open((rocks, &a), (files, &b)));
+    assert!(error.text.contains("there is no "), "{error}");
+}
+
+#[tokio::test]
+async fn a_first_start_that_was_cut_short_is_made_up_for() {
+    let kind = SpoolKind::RocksDB;
+    for leftover in ["a/rocksdb.pair", "b/rocksdb.pair", "a/rocksdb.pair-unfinished"] {
+        let directory = TempDir::new().unwrap();
+        let (a, b) = (directory.path().join("a"), directory.path().join("b"));
+        fs::create_dir(&a).unwrap();
+        fs::create_dir(&b).unwrap();
+        fs::write(directory.path().join(leftover), "0123").unwrap();
+        open((kind, &a), (kind, &b)).unwrap().close().await.unwrap();
+        open((kind, &a), (kind, &b)).unwrap();
+        let id = |path: &Path| fs::read_to_string(path.join("rocksdb.pair")).unwrap();
+        assert_eq!(id(&a), id(&b));
+        assert_eq!(id(&a).trim().len(), 16);
+    }
 }
 
 #[test]

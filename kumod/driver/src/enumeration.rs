@@ -1,6 +1,6 @@
 //! At start, while mail is accepted already: what the spool holds from earlier lives goes into the engine; bodies without
 //! an envelope are swept afterwards. Invariant: only ids of earlier lives are looked at, each once; a record that can't be
-//! read stays where it is and is counted. Nothing is removed but orphans.
+//! read stays where it is and is counted. Nothing is removed but orphans, and they only if no record can have been lost.
 use crate::committer::{Submission, Waiter};
 use crate::engine_loop::Mail;
 use crate::shared::{LoadError, SPOOL_DEADLINE, Shared};
@@ -48,9 +48,9 @@ pub(crate) async fn run<W: World>(shared: Arc<Shared<W>>) {
         let total = admitted + failed;
         tracing::error!("start_spool: {failed}/{total} messages failed and were left in the spool");
     }
-    if damaged {
+    if damaged || shared.world.spool().may_lack_records() {
         tracing::error!(
-            "bodies without an envelope are kept: the envelope may be in the part that can't be read"
+            "bodies without an envelope are kept: the envelope may be in a part of the spool that is damaged"
         );
     } else if finished {
         sweep(&shared).await;
@@ -147,6 +147,10 @@ async fn sweep<W: World>(shared: &Arc<Shared<W>>) {
             let meta = timeout(SPOOL_DEADLINE, shared.world.spool().get(Family::Meta, id)).await;
             if !matches!(meta, Ok(Ok(None))) {
                 continue;
+            }
+            // It may have been opened again meanwhile.
+            if shared.world.spool().may_lack_records() {
+                return;
             }
             shared.counters.orphans_swept.add(1);
             tracing::info!(%id, "a body without an envelope was swept from the spool");

@@ -3,10 +3,14 @@
 mod memory;
 mod options;
 
+use bytes::Bytes;
 use kumo_core::config::EsmtpListener;
 use kumo_core::config::queue::DeliveryProtocol;
+use kumo_core::id::SpoolId;
 use kumo_core::log::RecordKind;
-use kumo_core::port::{DialRequest, Listener, Network, Stream};
+use kumo_core::port::{
+    DialRequest, Family, Listener, Network, Spool, SpoolOperation, Stream, SyncMode,
+};
 use kumo_core::time::Duration;
 use kumo_driver::node::{JournalLimits, Node, NodeConfig};
 use memory::{FixedPolicy, MemoryNetwork, MemoryWorld, Pipe};
@@ -191,6 +195,33 @@ async fn a_deferred_message_stays_in_the_spool_and_the_next_life_delivers_it() {
     use RecordKind::{Delivery, Reception, TransientFailure};
     assert_eq!(kinds(&world), [Reception, TransientFailure, Delivery]);
     timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
+}
+
+/// A body whose envelope isn't there, in a spool that is or isn't known to be whole; whether it is swept.
+async fn an_orphan_is_swept(may_lack_records: bool) -> bool {
+    let mut world = MemoryWorld::new(FixedPolicy::to(sink_address()));
+    world.spool.may_lack_records = may_lack_records;
+    let body = SpoolOperation::Put {
+        family: Family::Data,
+        key: SpoolId([1; 16]),
+        value: Bytes::from_static(b"body"),
+    };
+    world.spool.apply(vec![body], SyncMode::Synced).await.unwrap();
+    let node = Node::start(world.clone(), config()).await.unwrap();
+    let swept = async {
+        while world.spool.len() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let is_swept = timeout(Duration::from_secs(2), swept).await.is_ok();
+    timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
+    is_swept
+}
+
+#[tokio::test]
+async fn bodies_without_an_envelope_are_swept_unless_envelopes_may_have_been_lost() {
+    assert!(an_orphan_is_swept(false).await);
+    assert!(!an_orphan_is_swept(true).await);
 }
 
 #[tokio::test]

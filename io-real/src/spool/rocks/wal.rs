@@ -15,6 +15,9 @@ const CHECKSUM: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISCSI);
 /// RocksDB stores checksums rotated and offset by this.
 const MASK_DELTA: u32 = 0xa282_ead8;
 
+/// The name of a copy of the logs, before its number.
+const ASIDE: &str = "damaged-wal-";
+
 /// One log file with something in it that can't be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Finding {
@@ -61,8 +64,8 @@ pub(super) fn examine(database: &Path) -> io::Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Copies all logs to a new `damaged-wal-<n>`; `None` if the latest such folder has the same files already, as
-/// when one attempt to start follows another.
+/// Where all logs now lie copied: a new `damaged-wal-<n>`, or the latest one if it has the same files already, as when
+/// one attempt to start follows another.
 pub(super) fn copy_aside(database: &Path) -> io::Result<PathBuf> {
     let number = (1..).find(|n| !aside(database, *n).exists()).expect("some number is unused");
     let logs = logs(database)?;
@@ -70,7 +73,7 @@ pub(super) fn copy_aside(database: &Path) -> io::Result<PathBuf> {
         return Ok(aside(database, number - 1));
     }
     // A copy that a crash cut short must not count as one.
-    let unfinished = database.join("damaged-wal-unfinished");
+    let unfinished = database.join(format!("{ASIDE}unfinished"));
     match fs::remove_dir_all(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -88,8 +91,18 @@ pub(super) fn copy_aside(database: &Path) -> io::Result<PathBuf> {
     Ok(folder)
 }
 
+/// Whether there is such a copy, finished or not: then some of what was synced may be missing.
+pub(super) fn was_copied_aside(database: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(database)? {
+        if entry?.file_name().to_string_lossy().starts_with(ASIDE) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn aside(database: &Path, number: u32) -> PathBuf {
-    database.join(format!("damaged-wal-{number}"))
+    database.join(format!("{ASIDE}{number}"))
 }
 
 fn is_copied(logs: &[PathBuf], folder: &Path) -> io::Result<bool> {

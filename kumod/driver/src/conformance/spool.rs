@@ -212,6 +212,7 @@ async fn reopening_keeps_what_was_applied(spool: &impl Spool) {
     apply(spool, vec![delete(Family::Data, 1)], SyncMode::Unsynced).await;
     for _ in 0..3 {
         spool.reopen().await.expect("a healthy store opens again");
+        assert!(!spool.may_lack_records(), "a healthy store has all that was put");
         assert_eq!(get(spool, Family::Data, 1).await, None, "nothing was lost but the handles");
         assert_eq!(get(spool, Family::Meta, 1).await, Some(value("b")));
         apply(spool, vec![put(Family::Meta, 2, "c")], SyncMode::Synced).await;

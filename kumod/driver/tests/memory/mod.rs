@@ -24,11 +24,14 @@ use tokio::time::Instant;
 type Pages = BTreeMap<(Family, SpoolId), Bytes>;
 
 #[derive(Clone, Default)]
-pub struct MemorySpool(Arc<Mutex<Pages>>);
+pub struct MemorySpool {
+    pages: Arc<Mutex<Pages>>,
+    pub may_lack_records: bool,
+}
 
 impl MemorySpool {
     pub fn len(&self) -> usize {
-        self.0.lock().unwrap().len()
+        self.pages.lock().unwrap().len()
     }
 }
 
@@ -36,8 +39,11 @@ impl Spool for MemorySpool {
     fn is_atomic_across_families(&self) -> bool {
         true
     }
+    fn may_lack_records(&self) -> bool {
+        self.may_lack_records
+    }
     async fn apply(&self, batch: Vec<SpoolOperation>, _: SyncMode) -> Result<(), SpoolError> {
-        let mut pages = self.0.lock().unwrap();
+        let mut pages = self.pages.lock().unwrap();
         for operation in batch {
             match operation {
                 SpoolOperation::Put { family, key, value } => {
@@ -52,7 +58,7 @@ impl Spool for MemorySpool {
         Ok(())
     }
     async fn get(&self, family: Family, key: SpoolId) -> Result<Option<Bytes>, SpoolError> {
-        Ok(self.0.lock().unwrap().get(&(family, key)).cloned())
+        Ok(self.pages.lock().unwrap().get(&(family, key)).cloned())
     }
     async fn scan(
         &self,
@@ -61,7 +67,7 @@ impl Spool for MemorySpool {
         limit: usize,
         _: bool,
     ) -> Result<ScanPage, SpoolError> {
-        let pages = self.0.lock().unwrap();
+        let pages = self.pages.lock().unwrap();
         let from = from.unwrap_or(SpoolId([0; 16]));
         let mut rest = pages.range((family, from)..).take_while(|((of, _), _)| *of == family);
         let entries = rest.by_ref().take(limit).map(|((_, id), v)| (*id, v.clone())).collect();
