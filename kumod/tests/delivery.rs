@@ -300,6 +300,18 @@ fn mail_for_the_null_queue_is_accepted_logged_and_gone() {
 }
 
 #[test]
+fn bodies_without_the_volume_of_their_envelopes_are_left_alone() {
+    let home = Home::new();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/format-1/spool");
+    home.hand_over("bodies", &golden);
+    let said = refuses_to_start(&home.policy_with_spools("bodies", "unmounted", "", ""));
+    assert_eq!(said.len(), 1, "{said:#?}");
+    for part in ["/bodies ", "/unmounted ", "mount the volume that is missing"] {
+        assert!(said[0].contains(part), "{part:?} isn't in {said:?}");
+    }
+}
+
+#[test]
 fn what_cant_start_says_why_in_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
