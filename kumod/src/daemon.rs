@@ -13,7 +13,7 @@ use kumo_io_real::dns::RealResolver;
 use kumo_io_real::files::RealFiles;
 use kumo_io_real::host::RealHost;
 use kumo_io_real::net::RealNetwork;
-use kumo_io_real::spool::RealSpool;
+use kumo_io_real::spool::{MemoryBudget, RealSpool};
 use std::path::{Path, PathBuf};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -69,9 +69,13 @@ pub async fn run(options: Options) -> Result<(), String> {
     for address in node.addresses() {
         eprintln!("smtp listener on {address}");
     }
-    tracing::info!("memory budget {BODY_CACHE_OCTETS} octets of bodies");
     tracing::info!(seed, "everything random in this life comes from this seed");
     let handle = node.handle();
+    // What to subtract from the process's size before calling it a leak.
+    let MemoryBudget { memtables, block_cache } = handle.world().spool.memory_budget();
+    tracing::info!(
+        "memory budget in octets: {memtables} of memtables, {block_cache} of block cache, {BODY_CACHE_OCTETS} of bodies"
+    );
     let (stop_http, stop) = watch::channel(false);
     let operations =
         Operations { handle: handle.clone(), diagnostics: options.diagnostics, spool_paths };

@@ -30,8 +30,8 @@ wait_until_scheduled() { # how many, seconds
   done
 }
 
-# From the diagnostics of this life: the numbers before a word.
-budget() { sed -n "s/.* \([0-9]*\) \(octets \)\?of $1.*/\1/p" "$lab/kumod/output" | tail -1; }
+# From the diagnostics: the number before a word.
+budget() { sed -n "s/.*memory budget.* \([0-9]*\) of $1.*/\1/p" "$lab/kumod/output"; }
 
 wait_until_accepting() {
   until (exec 3<>"/dev/tcp/127.0.0.1/$listen" && read -r -t 5 line <&3 && [[ $line == 220* ]]) 2>/dev/null; do nap 0.01; done

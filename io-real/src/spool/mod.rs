@@ -25,6 +25,7 @@ use rocks::Rocks;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+pub use store::MemoryBudget;
 use store::{Gap, ScanRequest, Scanned, Store, io_error};
 
 /// Ids that are asked for at a time while filling a gap.
@@ -62,6 +63,17 @@ impl RealSpool {
         let (one, other) = self.stores();
         let others = other.into_iter().flat_map(Store::damage_at_open);
         one.damage_at_open().into_iter().chain(others).collect()
+    }
+
+    /// Of all stores together.
+    pub fn memory_budget(&self) -> MemoryBudget {
+        let (one, other) = self.stores();
+        let (one, other) =
+            (one.memory_budget(), other.map(Store::memory_budget).unwrap_or_default());
+        MemoryBudget {
+            memtables: one.memtables + other.memtables,
+            block_cache: one.block_cache + other.block_cache,
+        }
     }
 
     fn stores(&self) -> (&Store, Option<&Store>) {

@@ -10,7 +10,7 @@ mod tests;
 mod wal;
 
 use super::lock::LockFile;
-use super::store::{Backend, ScanRequest, Scanned, closed, io_error};
+use super::store::{Backend, MemoryBudget, ScanRequest, Scanned, closed, io_error};
 use bytes::Bytes;
 use kumo_core::config::service::RocksParams;
 use kumo_core::id::SpoolId;
@@ -59,19 +59,7 @@ impl Rocks {
             may_lack_records: AtomicBool::new(false),
         };
         *rocks.exclusive() = Ok(rocks.open_database()?);
-        rocks.say_memory_budget();
         Ok(rocks)
-    }
-
-    /// What operators subtract from the process's size before they call it a leak.
-    fn say_memory_budget(&self) {
-        let memtables: u64 =
-            self.families.iter().map(|(_, params)| options::memtables(params)).sum();
-        tracing::info!(
-            "rocksdb at {}: memory budget {memtables} octets of memtables, {} of block cache",
-            self.path.display(),
-            options::BLOCK_CACHE_OCTETS
-        );
     }
 
     fn open_database(&self) -> Result<DB, SpoolError> {
@@ -286,6 +274,11 @@ impl Backend for Rocks {
 
     fn damage_at_open(&self) -> Vec<String> {
         self.damage.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn memory_budget(&self) -> MemoryBudget {
+        let memtables = self.families.iter().map(|(_, params)| options::memtables(params)).sum();
+        MemoryBudget { memtables, block_cache: options::BLOCK_CACHE_OCTETS as u64 }
     }
 
     fn may_lack_records(&self) -> bool {

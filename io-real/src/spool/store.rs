@@ -47,6 +47,16 @@ pub(super) trait Backend: Send + Sync + 'static {
     fn properties(&self, family: Family) -> SpoolProperties;
     fn damage_at_open(&self) -> Vec<String>;
     fn may_lack_records(&self) -> bool;
+    fn memory_budget(&self) -> MemoryBudget {
+        MemoryBudget::default()
+    }
+}
+
+/// What a store keeps in memory at most, in octets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryBudget {
+    pub memtables: u64,
+    pub block_cache: u64,
 }
 
 enum Task {
@@ -120,6 +130,10 @@ impl Store {
 
     pub fn properties(&self, family: Family) -> SpoolProperties {
         self.backend.properties(family)
+    }
+
+    pub fn memory_budget(&self) -> MemoryBudget {
+        self.backend.memory_budget()
     }
 
     pub fn damage_at_open(&self) -> Vec<String> {

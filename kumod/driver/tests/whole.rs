@@ -15,6 +15,7 @@ use kumo_core::time::Duration;
 use kumo_driver::node::{JournalLimits, Node, NodeConfig};
 use memory::{FixedPolicy, MemoryNetwork, MemoryWorld, Pipe};
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use tokio::time::timeout;
 
@@ -140,7 +141,7 @@ impl Sink {
 }
 
 fn kinds(world: &MemoryWorld) -> Vec<RecordKind> {
-    world.lines.0.lock().unwrap().iter().map(|line| line.kind).collect()
+    world.lines.lines.lock().unwrap().iter().map(|line| line.kind).collect()
 }
 
 #[tokio::test]
@@ -197,6 +198,68 @@ async fn a_deferred_message_stays_in_the_spool_and_the_next_life_delivers_it() {
     timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
 }
 
+#[tokio::test]
+async fn a_bounce_is_on_disk_before_its_message_goes() {
+    let world = MemoryWorld::new(FixedPolicy::to(sink_address()));
+    world.lines.unsettled.store(true, Ordering::Relaxed);
+    let sink = Sink::default();
+    sink.verdicts.lock().unwrap().push("550 5.1.1 nobody\r\n");
+    sink.listen(&world.network).await;
+    let node = Node::start(world.clone(), config()).await.unwrap();
+    let mut stream = client(&world.network).await;
+    assert!(send(&mut stream, "joe@example.com").await.starts_with("250"));
+    let bounced = async {
+        while kinds(&world).len() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, bounced).await.expect("the bounce is recorded");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(world.spool.len(), 2, "the record could still be lost");
+    world.lines.unsettled.store(false, Ordering::Relaxed);
+    assert!(node.handle().drained(PATIENCE).await);
+    assert_eq!(world.spool.len(), 0);
+    assert_eq!(kinds(&world), [RecordKind::Reception, RecordKind::Bounce]);
+    timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
+}
+
+#[tokio::test]
+async fn messages_that_cannot_be_read_hold_up_no_other() {
+    let mut policy = FixedPolicy::to(sink_address());
+    policy.queue.retry_interval = Duration::from_secs(1);
+    let world = MemoryWorld::new(policy);
+    let sink = Sink::default();
+    sink.verdicts.lock().unwrap().extend(["451 4.2.0 later\r\n"; 80]);
+    sink.listen(&world.network).await;
+    let node = Node::start(world.clone(), config()).await.unwrap();
+    let mut stream = client(&world.network).await;
+    for number in 0..80 {
+        assert!(send(&mut stream, &format!("{number}@example.com")).await.starts_with("250"));
+    }
+    timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
+    *world.spool.unreadable.lock().unwrap() = world.spool.ids();
+    sink.verdicts.lock().unwrap().clear();
+    let node = Node::start(world.clone(), NodeConfig { seed: 2, ..config() }).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let mut stream = client(&world.network).await;
+    assert!(send(&mut stream, "late@example.com").await.starts_with("250"));
+    let delivered = async {
+        while world.spool.ids().len() > 80 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, delivered).await.expect("the message that can be read goes and is removed");
+    world.spool.unreadable.lock().unwrap().clear();
+    timeout(4 * PATIENCE, async {
+        while world.spool.len() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("the others go once they can be read");
+    timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
+}
+
 /// A body whose envelope isn't there, in a spool that is or isn't known to be whole; whether it is swept.
 async fn an_orphan_is_swept(may_lack_records: bool) -> bool {
     let mut world = MemoryWorld::new(FixedPolicy::to(sink_address()));
@@ -244,7 +307,7 @@ async fn the_journal_tells_neither_local_parts_nor_texts() {
     assert_eq!(kumo_core::journal::replay(&journal).end, kumo_core::journal::End::Complete);
     let text = String::from_utf8_lossy(&journal);
     assert!(text.contains("example.com") && text.contains("policy failed on a message"));
-    for private in ["secretary", "a@client", "tomorrow", "forbidden", "dot", "Subject", "Received"]
+    for private in ["secretary", "a@client", "tomorrow", "forbidden", ".dot", "Subject", "Received"]
     {
         assert!(!text.contains(private), "{private} stands in the journal");
     }
@@ -278,7 +341,7 @@ async fn nobody_to_deliver_to_is_a_delay_and_stopping_refuses_new_mail() {
         }
     };
     timeout(PATIENCE, recorded).await.expect("the failure is recorded");
-    let line = world.lines.0.lock().unwrap()[1].clone();
+    let line = world.lines.lines.lock().unwrap()[1].clone();
     assert_eq!((line.kind, line.code), (RecordKind::TransientFailure, 400));
     assert!(line.text.contains("failed to connect to any candidate hosts"), "{}", line.text);
     let stop = tokio::spawn(node.stop());

@@ -14,8 +14,9 @@ use kumo_core::time::{Duration, Mono, Now, Wall};
 use kumo_driver::policy::{EngineAnswer, EngineHandled, EngineQuestion, Generated, Policy};
 use kumo_driver::record::{RecordEvent, Recorder};
 use kumo_driver::world::World;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
@@ -27,9 +28,15 @@ type Pages = BTreeMap<(Family, SpoolId), Bytes>;
 pub struct MemorySpool {
     pages: Arc<Mutex<Pages>>,
     pub may_lack_records: bool,
+    /// Their bodies can't be read.
+    pub unreadable: Arc<Mutex<BTreeSet<SpoolId>>>,
 }
 
 impl MemorySpool {
+    pub fn ids(&self) -> BTreeSet<SpoolId> {
+        self.pages.lock().unwrap().keys().map(|(_, id)| *id).collect()
+    }
+
     pub fn len(&self) -> usize {
         self.pages.lock().unwrap().len()
     }
@@ -58,6 +65,9 @@ impl Spool for MemorySpool {
         Ok(())
     }
     async fn get(&self, family: Family, key: SpoolId) -> Result<Option<Bytes>, SpoolError> {
+        if family == Family::Data && self.unreadable.lock().unwrap().contains(&key) {
+            return Err(SpoolError { kind: SpoolErrorKind::Io, text: "no such file".into() });
+        }
         Ok(self.pages.lock().unwrap().get(&(family, key)).cloned())
     }
     async fn scan(
@@ -344,12 +354,16 @@ pub struct Line {
     pub provider: Option<String>,
 }
 
+/// The log. While it is `unsettled`, what is recorded isn't on disk.
 #[derive(Clone, Default)]
-pub struct Lines(pub Arc<Mutex<Vec<Line>>>);
+pub struct Lines {
+    pub lines: Arc<Mutex<Vec<Line>>>,
+    pub unsettled: Arc<AtomicBool>,
+}
 
 impl Recorder for Lines {
     async fn record(&self, event: RecordEvent<'_>) {
-        self.0.lock().unwrap().push(Line {
+        self.lines.lock().unwrap().push(Line {
             kind: event.kind,
             id: event.message.id,
             code: event.response.code,
@@ -358,6 +372,13 @@ impl Recorder for Lines {
             peer: event.peer_address.map(|peer| peer.name),
             provider: event.provider.map(Into::into),
         });
+    }
+
+    async fn settled(&self) -> bool {
+        while self.unsettled.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        true
     }
 }
 

@@ -35,7 +35,7 @@ async fn first_attempt(policy: FixedPolicy, sink: &Sink) -> Line {
     send_one(&world).await;
     until("an attempt", || kinds(&world).len() == 2).await;
     timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
-    world.lines.0.lock().unwrap()[1].clone()
+    world.lines.lines.lock().unwrap()[1].clone()
 }
 
 /// The first connection that a message leads to; nobody answers it.
@@ -111,7 +111,7 @@ async fn a_host_that_does_not_answer_costs_connect_timeout() {
     *world.network.silent.lock().unwrap() = Some(sink_address());
     send_one(&world).await;
     until("a failure", || kinds(&world).len() == 2).await;
-    let text = world.lines.0.lock().unwrap()[1].text.clone();
+    let text = world.lines.lines.lock().unwrap()[1].text.clone();
     assert!(text.contains("no connection within 200ms"), "{text}");
     timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
 }
