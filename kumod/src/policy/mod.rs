@@ -43,6 +43,7 @@ mod service;
 mod session;
 mod setup;
 mod state;
+mod time_module;
 mod tools;
 
 #[cfg(test)]
@@ -68,9 +69,9 @@ pub struct PolicyOptions {
 
 impl Default for PolicyOptions {
     fn default() -> PolicyOptions {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         PolicyOptions {
-            states: (2 * processors).max(4),
+            // As many as there have to be: one that never sleeps is done before the next thread asks.
+            states: 256,
             uses: 1_000,
             instructions: 100_000_000,
             memory: 256 * 1024 * 1024,

@@ -5,7 +5,7 @@ use super::convert::{Floats, to_json};
 use super::error::{calling_line, fault};
 use super::program::{Program, lock};
 use super::setup::{self, Shared};
-use super::{constructors, nearest, reject, serde_module};
+use super::{constructors, nearest, reject, serde_module, time_module};
 use mlua::{Lua, Table, Value as Lv, Variadic};
 use std::sync::Arc;
 
@@ -43,6 +43,7 @@ pub fn register(
     reject::register(lua, &kumo)?;
     constructors::register(lua, &kumo, program, shared)?;
     serde_module::register(lua, &kumo, budget)?;
+    time_module::register(lua, &kumo)?;
     register_logging(lua, &kumo)?;
     register_without_effect(lua, &kumo, program)?;
     let shared = shared.clone();

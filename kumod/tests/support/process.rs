@@ -47,6 +47,13 @@ impl Kumod {
         Kumod::run(command)
     }
 
+    /// Serving, with variables of the environment.
+    pub fn start_in(policy: &Path, environment: &[(&str, &str)]) -> Kumod {
+        let mut command = command(policy);
+        command.envs(environment.iter().copied());
+        Kumod::run(command).ready()
+    }
+
     /// Under strace, which writes `options`' calls of every thread to `trace`, with contents in hexadecimal and the
     /// paths of descriptors. The child is kumod itself: strace is a grandchild that attaches to it.
     pub fn start_traced(policy: &Path, calls: &str, trace: &Path) -> Kumod {

@@ -245,3 +245,21 @@ async fn an_injected_message_is_changed_rejected_or_failed() {
     let failed = ask("Subject: fail\r\n\r\n").await;
     assert!(matches!(failed, Generated::Failed(text) if text.contains("policy.lua:4: oops")));
 }
+
+#[tokio::test]
+async fn a_handler_may_sleep_and_holds_up_no_other() {
+    let source = "kumo.on('smtp_server_mail_from', function() kumo.time.sleep(0.2) end)
+        kumo.on('smtp_server_rcpt_to', function() kumo.sleep(-1) end)";
+    let policy = load(source).await;
+    let began = std::time::Instant::now();
+    let (one, other) = tokio::join!(ask(&policy, mail_from("")), ask(&policy, mail_from("")));
+    assert!(matches!((one.verdict, other.verdict), (Verdict::Proceed, Verdict::Proceed)));
+    let took = began.elapsed();
+    assert!(took >= std::time::Duration::from_millis(200), "{took:?}");
+    assert_eq!(policy.idle_states(), 2, "both slept at the same time");
+    let recipient = Mailbox::parse("to@rcpt.test").unwrap();
+    let Verdict::Failed(why) = ask(&policy, Asked::RcptTo { recipient }).await.verdict else {
+        panic!("it can't sleep for less than nothing")
+    };
+    assert!(why.contains("sleep takes between 0 and 3600 seconds"), "{why}");
+}
