@@ -15,14 +15,16 @@ use kumo_io_real::host::RealHost;
 use kumo_io_real::net::RealNetwork;
 use kumo_io_real::spool::{MemoryBudget, RealSpool};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// Bodies kept in memory after reception.
 const BODY_CACHE_OCTETS: usize = 32 * 1024 * 1024;
-/// For the log's last lines.
-const LOG_STOP: Duration = Duration::from_secs(5);
+/// For everything (D22), and for the log's last lines at least.
+const STOP: Duration = Duration::from_secs(10);
+const LOG_STOP: Duration = Duration::from_secs(1);
 
 pub struct Options {
     pub policy: PathBuf,
@@ -88,13 +90,15 @@ pub async fn run(options: Options) -> Result<(), String> {
     eprintln!("initialization complete");
     signals.wait().await;
     tracing::info!("stopping");
+    let asked = Instant::now();
     stop_http.send_replace(true);
     node.stop().await;
     for service in serving {
         // Its own deadline has passed, or nearly.
         let _ = timeout(LOG_STOP, service).await;
     }
-    handle.world().logger.stop(LOG_STOP).await
+    let left = STOP.saturating_sub(asked.elapsed()).max(LOG_STOP);
+    handle.world().logger.stop(left).await
 }
 
 fn spools(setup: &Setup) -> Result<(&SpoolDefinition, &SpoolDefinition), String> {

@@ -54,7 +54,10 @@ impl Engine {
         }
         if self.queues[queue].count > 0 {
             // Nobody waits in line, but expiry needs the configuration: policy that failed is asked again in time.
-            let again = self.queue_config(queue).map_or_else(|blocked| blocked.until, |_| NEVER);
+            let again = match self.queue_config(queue) {
+                Err(blocked) if !self.stopping => blocked.until,
+                _ => NEVER,
+            };
             self.arm_scheduled(queue, again);
         }
     }

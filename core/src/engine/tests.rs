@@ -898,6 +898,12 @@ fn expiry_holds_where_policy_failed_when_it_was_first_asked() {
     let id = admission.id;
     bench.input(Input::Admit(admission));
     bench.pass(MINUTE);
+    let mut stopping = Bench::new(Outside { config_fails: true, ..Outside::default() });
+    let due = Some(stopping.now.wall + month);
+    stopping.input(Input::Admit(Admission { due, ..stopping.admission("example.com", 1) }));
+    stopping.input(Input::Stop);
+    stopping.pass(MINUTE);
+    assert!(stopping.engine.next_wake().is_none_or(|(at, _)| at > stopping.now.mono));
     bench.outside.config_fails = false;
     bench.pass(QueueConfig::default().max_age);
     assert_eq!(bench.kinds(id), [RecordKind::Expiration]);

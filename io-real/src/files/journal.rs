@@ -1,7 +1,7 @@
 //! The journal's segments on disk: `<directory>/journal-<n>.kj`.
 //!
 //! Invariant: a segment holds whole appends only; what a failed one left is cut off again, or, where even that fails,
-//! nothing more goes into that segment. Not synced. Its owner's alone to read: what policy answers may hold passwords. The format within is core's.
+//! nothing more goes into that segment. Not synced. Its owner's alone to read. The format within is core's.
 use super::explain;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;

@@ -190,26 +190,27 @@ impl LocalDisk {
 
     fn flush(&self, unsynced: &mut Unsynced) -> Result<(), SpoolError> {
         unsynced.check()?;
-        if let Err(mut error) = self.sync_folders(unsynced) {
-            error.text.push_str(
+        let Err((path, error)) = self.sync_folders(unsynced) else {
+            *unsynced = Unsynced::default();
+            return Ok(());
+        };
+        let mut described = io_error(path, "syncing it", &error);
+        if !is_our_own_trouble(&error) {
+            described.text.push_str(
                 "; from now on nothing that is written here counts as durable: see to the disk, \
                  then start kumod anew",
             );
-            unsynced.failed = Some(error.clone());
-            return Err(error);
+            unsynced.failed = Some(described.clone());
         }
-        *unsynced = Unsynced::default();
-        Ok(())
+        Err(described)
     }
 
-    fn sync_folders(&self, unsynced: &Unsynced) -> Result<(), SpoolError> {
+    fn sync_folders<'a>(&'a self, unsynced: &'a Unsynced) -> Result<(), (&'a Path, io::Error)> {
         if unsynced.everything {
-            sync_file_system(&self.root)
-                .map_err(|error| io_error(&self.root, "syncing its file system", &error))?;
+            sync_file_system(&self.root).map_err(|error| (&*self.root, error))?;
         }
         for path in &unsynced.folders {
-            directory::sync_folder(path)
-                .map_err(|error| io_error(path, "syncing the folder", &error))?;
+            directory::sync_folder(path).map_err(|error| (&**path, error))?;
         }
         Ok(())
     }
@@ -415,13 +416,16 @@ fn list(folder: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// The line that says what was jumped over, unless the trouble is this process's own, when trying again helps.
+/// Of this process or this moment, not of the disk: nothing was tried yet, and trying again helps.
+fn is_our_own_trouble(error: &io::Error) -> bool {
+    let own = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EINTR];
+    error.raw_os_error().is_some_and(|number| own.contains(&number))
+}
+
+/// The line that says what was jumped over.
 fn damage(path: &Path, error: io::Error) -> Result<String, SpoolError> {
     let described = io_error(path, "reading it", &error);
-    match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EINTR) => Err(described),
-        _ => Ok(described.text),
-    }
+    if is_our_own_trouble(&error) { Err(described) } else { Ok(described.text) }
 }
 
 fn write_file(path: &Path, value: &[u8]) -> io::Result<File> {
@@ -551,6 +555,13 @@ mod tests {
         assert_eq!(scan(&spool, true).entries.len(), 1);
         assert_eq!(spool.close(), Err(error));
         LocalDisk::open(root.path()).unwrap().sync().expect("a new life answers for itself alone");
+    }
+
+    #[test]
+    fn only_the_disks_own_errors_last() {
+        for (number, ours) in [(libc::EMFILE, true), (libc::ENFILE, true), (libc::EIO, false)] {
+            assert_eq!(is_our_own_trouble(&io::Error::from_raw_os_error(number)), ours);
+        }
     }
 
     #[test]

@@ -94,8 +94,7 @@ impl Fence {
 /// The engine loop's end of a session.
 pub(crate) struct SessionTask {
     commands: mpsc::Sender<Command>,
-    fence: Arc<Fence>,
-    abort: Box<dyn Fn() + Send>,
+    fence: Box<dyn Fn() -> Option<Fenced> + Send>,
 }
 
 impl SessionTask {
@@ -107,11 +106,17 @@ impl SessionTask {
         let presence = Presence::of(&link);
         let task = shared.runtime.spawn(run(link, presence, inbox));
         let shared = shared.clone();
-        let abort = move || {
+        let fence = move || {
+            // Counted before the task can see it and end.
             shared.counters.fenced_tasks.add(1);
-            task.abort();
+            let fenced = fence.shut(true);
+            match &fenced {
+                Some(_) => task.abort(),
+                None => shared.counters.fenced_tasks.sub(1),
+            }
+            fenced
         };
-        SessionTask { commands, fence, abort: Box::new(abort) }
+        SessionTask { commands, fence: Box::new(fence) }
     }
 
     /// Gives the command back if the session has ended; its `SessionClosed` is on the way to the engine.
@@ -126,9 +131,7 @@ impl SessionTask {
     }
 
     pub fn fence(&self) -> Option<Fenced> {
-        let fenced = self.fence.shut(true)?;
-        (self.abort)();
-        Some(fenced)
+        (self.fence)()
     }
 }
 

@@ -16,7 +16,7 @@ use kumo_core::record::encode_meta;
 use kumo_core::smtp::reply::Reply;
 use kumo_core::time::Duration;
 use std::sync::Arc;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::sleep;
 
 /// One conclusion to be performed.
@@ -27,7 +27,7 @@ pub(crate) struct Job {
 
 /// Conclusions that have to read their message from the spool, at one time.
 const LOADING: usize = 64;
-/// Before a message that couldn't be read is read again; it doubles each time, up to a minute or so.
+/// Before a message that couldn't be read is read again; it doubles each time, up to 32 seconds.
 const PAUSE: Duration = Duration::from_millis(500);
 const TRIES: u32 = 5;
 /// What is said of a message whose reply got lost on our side.
@@ -54,7 +54,9 @@ pub(crate) async fn run<W: World>(shared: Arc<Shared<W>>, mut jobs: mpsc::Unboun
                 None if needs != Needs::Nothing => {
                     match load_patiently(&task, &loading, &conclusion, needs).await {
                         Ok(subject) => Some(subject),
-                        Err(error) => return leave(&task, op, &conclusion, &error).await,
+                        Err(error) => {
+                            return leave(&task, op, &conclusion, &error.to_string()).await;
+                        }
                     }
                 }
                 subject => subject,
@@ -64,18 +66,18 @@ pub(crate) async fn run<W: World>(shared: Arc<Shared<W>>, mut jobs: mpsc::Unboun
     }
 }
 
-/// Whether it ends a message with nothing but a record to show for it. Once that is lost nobody knows what became of the
-/// message, so it is on disk before the message is not (I1). Of a delivery the peer has the message to show.
+/// Whether it ends recipients with nothing but a record to show for it. Once that is lost nobody knows what became of them, so
+/// it is on disk before the spool forgets them (I1). Of a delivery the peer has the message to show.
 fn is_last_word(conclusion: &Conclusion) -> bool {
     let ends = |kind| {
         matches!(kind, RecordKind::Bounce | RecordKind::Expiration | RecordKind::AdminBounce)
     };
-    conclusion.then == Then::Remove && conclusion.notes.iter().any(|note| ends(note.kind))
+    conclusion.then != Then::Nothing && conclusion.notes.iter().any(|note| ends(note.kind))
 }
 
-/// What can't be read stays in the spool as it is, quarantined or for the next life; the engine goes on as if it were done.
-async fn leave<W: World>(shared: &Shared<W>, op: OpId, conclusion: &Conclusion, why: &LoadError) {
-    tracing::error!(id = %conclusion.message, "a message is left in the spool: {why}");
+/// The spool keeps what it has, for an operator or for the next life; the engine goes on as if it were done.
+async fn leave<W: World>(shared: &Shared<W>, op: OpId, conclusion: &Conclusion, why: &str) {
+    tracing::error!(id = %conclusion.message, "what became of a message isn't written to the spool: {why}");
     shared.tell_engine(Input::Concluded { op, stored: true }).await;
 }
 
@@ -83,12 +85,14 @@ async fn leave<W: World>(shared: &Shared<W>, op: OpId, conclusion: &Conclusion, 
 struct Subject {
     message: Arc<Message>,
     size: u64,
+    /// So that few bodies are in memory at one time; held as long as it is needed.
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Subject {
     fn whole(message: Arc<Message>) -> Subject {
         let size = message.body.len() as u64;
-        Subject { message, size }
+        Subject { message, size, _permit: None }
     }
 }
 
@@ -112,23 +116,27 @@ fn needs_of<W: World>(shared: &Shared<W>, conclusion: &Conclusion) -> Needs {
 /// An update is the engine's to repeat and soon given up; an end is tried until the process stops.
 async fn load_patiently<W: World>(
     shared: &Shared<W>,
-    loading: &Semaphore,
+    loading: &Arc<Semaphore>,
     conclusion: &Conclusion,
     needs: Needs,
 ) -> Result<Subject, LoadError> {
     let mut tries = 0;
     loop {
-        let permit = loading.acquire().await.expect("never closed");
+        let permit = loading.clone().acquire_owned().await.expect("never closed");
         let result = load(shared, conclusion, needs).await;
-        drop(permit);
         tries += 1;
-        let gives_up = shared.is_stopping() || (conclusion.then != Then::Remove && tries == TRIES);
+        let gives_up = conclusion.then != Then::Remove && tries == TRIES;
         match result {
+            Ok(subject) => return Ok(Subject { _permit: Some(permit), ..subject }),
             Err(LoadError::Unavailable(why)) if !gives_up => {
+                drop(permit);
                 tracing::warn!(id = %conclusion.message, "a message can't be read, trying again: {why}");
-                sleep(PAUSE * (1 << tries.min(6))).await;
+                let pause = sleep(PAUSE * (1 << tries.min(6)));
+                if shared.unless_stopping(pause).await.is_none() {
+                    return Err(LoadError::Unavailable(why));
+                }
             }
-            result => return result,
+            Err(error) => return Err(error),
         }
     }
 }
@@ -143,7 +151,8 @@ async fn load<W: World>(
     }
     let record = shared.load_envelope(conclusion.message).await?;
     let size = u64::from(record.size);
-    Ok(Subject { message: Arc::new(record.into_message(Bytes::new())), size })
+    let message = Arc::new(record.into_message(Bytes::new()));
+    Ok(Subject { message, size, _permit: None })
 }
 
 async fn conclude<W: World>(
@@ -155,31 +164,19 @@ async fn conclude<W: World>(
 ) {
     if let Some(subject) = &subject {
         for note in &conclusion.notes {
-            log(shared, conclusion, note, attempt.as_ref(), subject).await;
+            if !log(shared, conclusion, note, attempt.as_ref(), subject).await {
+                return leave(shared, op, conclusion, "the log is full").await;
+            }
         }
     }
     count(shared, conclusion);
-    if is_last_word(conclusion) && !shared.world.recorder().settled().await {
-        tracing::error!(id = %conclusion.message, "its last record can't be written, so it is left in the spool");
-        return shared.tell_engine(Input::Concluded { op, stored: true }).await;
+    let work = work_of(shared, conclusion, subject);
+    if is_last_word(conclusion) {
+        let settled = shared.unless_stopping(shared.world.recorder().settled()).await;
+        if settled != Some(true) {
+            return leave(shared, op, conclusion, "its last record isn't on disk").await;
+        }
     }
-    let work = match (&conclusion.then, subject) {
-        (Then::Nothing, _) => None,
-        (Then::Remove, _) => {
-            shared.messages.remove(conclusion.message);
-            Some(Work::Remove { id: conclusion.message })
-        }
-        (Then::Update { attempts, due, remaining }, Some(subject)) => {
-            let mut next = (*subject.message).clone();
-            (next.attempts, next.remaining) = (*attempts, remaining.clone());
-            next.schedule.due = Some(*due);
-            let meta = encode_meta(&next);
-            shared.messages.insert(Arc::new(next), &shared.counters);
-            Some(Work::Update { id: conclusion.message, meta })
-        }
-        // It couldn't be read, so its state can't be written either; the engine has it.
-        (Then::Update { .. }, None) => None,
-    };
     match work {
         Some(work) => {
             let submission = Submission { work, waiter: Waiter::Engine(op) };
@@ -188,6 +185,31 @@ async fn conclude<W: World>(
             }
         }
         None => shared.tell_engine(Input::Concluded { op, stored: true }).await,
+    }
+}
+
+fn work_of<W: World>(
+    shared: &Shared<W>,
+    conclusion: &Conclusion,
+    subject: Option<Subject>,
+) -> Option<Work> {
+    let id = conclusion.message;
+    match (&conclusion.then, subject) {
+        (Then::Nothing, _) => None,
+        (Then::Remove, _) => {
+            shared.messages.remove(id);
+            Some(Work::Remove { id })
+        }
+        (Then::Update { attempts, due, remaining }, Some(subject)) => {
+            let mut next = (*subject.message).clone();
+            (next.attempts, next.remaining) = (*attempts, remaining.clone());
+            next.schedule.due = Some(*due);
+            let meta = encode_meta(&next);
+            shared.messages.insert(Arc::new(next), &shared.counters);
+            Some(Work::Update { id, meta })
+        }
+        // It couldn't be read, so its state can't be written either; the engine has it.
+        (Then::Update { .. }, None) => None,
     }
 }
 
@@ -206,14 +228,14 @@ fn count<W: World>(shared: &Shared<W>, conclusion: &Conclusion) {
     }
 }
 
-/// One record for each different response.
+/// One record for each different response. False: one that can't be done without found no room.
 async fn log<W: World>(
     shared: &Arc<Shared<W>>,
     conclusion: &Conclusion,
     note: &Note,
     attempt: Option<&Attempt>,
     subject: &Subject,
-) {
+) -> bool {
     let message = &*subject.message;
     let ending = conclusion.session.and_then(|session| shared.ending(session));
     let connection = match (attempt, &ending) {
@@ -245,14 +267,16 @@ async fn log<W: World>(
             provider: connection.provider.as_deref(),
             session: (!connection.session.is_empty()).then(|| connection.session.clone()),
         };
-        if is_last_word(conclusion) {
-            while !shared.record(event.clone()).await {
-                tracing::error!(id = %conclusion.message, "the log is full, and the message stays until it isn't");
-            }
-        } else {
+        if !is_last_word(conclusion) {
             shared.record_or_count(event).await;
+            continue;
+        }
+        let taken = shared.unless_stopping(shared.world.recorder().record(event)).await;
+        if taken.is_none() {
+            return false;
         }
     }
+    true
 }
 
 fn responses(

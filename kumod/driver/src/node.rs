@@ -30,6 +30,8 @@ use tokio::time::{sleep, timeout};
 
 /// Letters waiting for the engine.
 const ENGINE_MAIL: usize = 8_192;
+/// For policy's `http_message_generated`.
+const GENERATION: Duration = Duration::from_secs(60);
 /// Together the ten seconds of a stop (D22): sessions and the engine; the spool's last writes; closing it.
 const STOP_SESSIONS: Duration = Duration::from_millis(7_500);
 const STOP_DRAIN: Duration = Duration::from_millis(1_500);
@@ -254,7 +256,10 @@ impl<W: World> Handle<W> {
 
     /// `http_message_generated`.
     pub async fn generate(&self, message: Message) -> Generated {
-        self.shared.world.policy().message_generated(message).await
+        let generated = self.shared.world.policy().message_generated(message);
+        timeout(GENERATION, generated).await.unwrap_or_else(|_| {
+            Generated::Failed(format!("policy didn't answer within {GENERATION:?}"))
+        })
     }
 
     /// Stores and queues. Runs in a task of its own: whoever asked may go away, the store doesn't.

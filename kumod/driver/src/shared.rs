@@ -23,13 +23,15 @@ use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// One call of the spool outside the committer.
 pub(crate) const SPOOL_DEADLINE: Duration = Duration::from_secs(30);
 
 /// For a log that is full to take a record.
 const LOG_DEADLINE: Duration = Duration::from_secs(30);
+/// What is waited for once the process stops.
+const STOP_MOMENT: Duration = Duration::from_secs(2);
 /// Messages that policy is being asked about at one time; each is loaded for it.
 const ASKED_AT_ONCE: usize = 64;
 
@@ -86,6 +88,8 @@ pub(crate) struct Shared<W: World> {
     pub phase: watch::Sender<Phase>,
     pub engine_full: AtomicBool,
     pub asking: Semaphore,
+    /// The last record found no room in time: the next ones don't wait until one does.
+    log_is_stuck: AtomicBool,
     attempts: Mutex<HashMap<OpId, Attempt>>,
     endings: Mutex<Endings>,
     broken_tls: Mutex<HashMap<Arc<str>, Mono>>,
@@ -141,6 +145,7 @@ impl<W: World> Shared<W> {
             phase: watch::Sender::new(Phase::Starting),
             engine_full: AtomicBool::new(false),
             asking: Semaphore::new(ASKED_AT_ONCE),
+            log_is_stuck: AtomicBool::new(false),
             attempts: Mutex::default(),
             endings: Mutex::default(),
             broken_tls: Mutex::default(),
@@ -192,8 +197,26 @@ impl<W: World> Shared<W> {
     }
 
     /// False if the log has been full for too long.
-    pub async fn record(&self, event: RecordEvent<'_>) -> bool {
-        timeout(LOG_DEADLINE, self.world.recorder().record(event)).await.is_ok()
+    async fn record(&self, event: RecordEvent<'_>) -> bool {
+        let is_stuck = self.log_is_stuck.load(Ordering::Relaxed);
+        let patience = if is_stuck { Duration::ZERO } else { LOG_DEADLINE };
+        let taken = timeout(patience, self.world.recorder().record(event)).await.is_ok();
+        self.log_is_stuck.store(!taken, Ordering::Relaxed);
+        taken
+    }
+
+    /// What `wait` comes to, unless the process stops and it doesn't come within a moment.
+    pub async fn unless_stopping<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
+        let mut phase = self.phase.subscribe();
+        let stops = async {
+            let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
+            sleep(STOP_MOMENT).await;
+        };
+        tokio::select! {
+            biased;
+            result = wait => Some(result),
+            () = stops => None,
+        }
     }
 
     /// A record that is done without rather than hold up what it tells of.

@@ -5,6 +5,7 @@ mod options;
 
 use bytes::Bytes;
 use kumo_core::config::EsmtpListener;
+use kumo_core::config::listener::BatchHandling;
 use kumo_core::config::queue::DeliveryProtocol;
 use kumo_core::id::SpoolId;
 use kumo_core::log::RecordKind;
@@ -122,6 +123,7 @@ impl Sink {
                         body = Some(String::new());
                         "354 go on\r\n"
                     }
+                    None if line.starts_with("RCPT TO:<nobody@") => "550 5.1.1 nobody\r\n",
                     None if line.starts_with("STARTTLS") => "220 go on\r\n",
                     None if line.starts_with("EHLO") && self.offers_starttls => {
                         "250-sink\r\n250-PIPELINING\r\n250 STARTTLS\r\n"
@@ -220,6 +222,47 @@ async fn a_bounce_is_on_disk_before_its_message_goes() {
     assert!(node.handle().drained(PATIENCE).await);
     assert_eq!(world.spool.len(), 0);
     assert_eq!(kinds(&world), [RecordKind::Reception, RecordKind::Bounce]);
+    timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
+}
+
+#[tokio::test]
+async fn a_recipients_bounce_is_on_disk_before_its_message_forgets_the_recipient() {
+    let world = MemoryWorld::new(FixedPolicy::to(sink_address()));
+    world.lines.unsettled.store(true, Ordering::Relaxed);
+    let sink = Sink::default();
+    sink.verdicts.lock().unwrap().push("451 4.2.0 later\r\n");
+    sink.listen(&world.network).await;
+    let mut config = config();
+    config.listeners[0].batch_handling = BatchHandling::BatchByDomain;
+    let node = Node::start(world.clone(), config).await.unwrap();
+    let mut stream = client(&world.network).await;
+    for line in
+        ["MAIL FROM:<a@c.example>", "RCPT TO:<nobody@example.com>", "RCPT TO:<joe@example.com>"]
+    {
+        assert!(say(&mut stream, &format!("{line}\r\n")).await.starts_with("250"));
+    }
+    assert!(say(&mut stream, "DATA\r\n").await.starts_with("354"));
+    assert!(say(&mut stream, "x\r\n.\r\n").await.starts_with("250"));
+    let id = *world.spool.ids().first().expect("it is stored");
+    let envelope = async || world.spool.get(Family::Meta, id).await.unwrap();
+    let before = envelope().await;
+    let bounced = async {
+        while kinds(&world).len() < 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, bounced).await.expect("both recipients' records are taken");
+    use RecordKind::{Bounce, Reception, TransientFailure};
+    assert_eq!(kinds(&world), [Reception, Bounce, TransientFailure]);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(envelope().await, before, "the record could still be lost");
+    world.lines.unsettled.store(false, Ordering::Relaxed);
+    let updated = async {
+        while envelope().await == before {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, updated).await.expect("then the envelope is written");
     timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
 }
 

@@ -5,8 +5,9 @@
 //! ([`segment`]). So no disk holds up a runtime thread, and the disk's own trouble shows as back pressure.
 //!
 //! # Invariants
-//! - A record that `record` took is readable in its segment within a second, or waits for a disk that says no, which is
-//!   told and counted; it is lost only where `stop` runs out of time, which says how many.
+//! - A record that was taken is readable in its segment within a second, or waits for a disk that says no, which is told and
+//!   counted; it is lost only where `stop` runs out of time, which says how many. One that can't be taken since too many wait is
+//!   its reporter's to keep or to count as lost.
 //! - A closed segment is read-only and never opened again.
 //!
 //! Not here: hooks, classification of bounces, and removing old segments, which is the operator's to do.

@@ -61,6 +61,8 @@ struct State {
     taken: u64,
     wanted: u64,
     settled: u64,
+    /// Up to here some couldn't be synced.
+    unsynced: u64,
 }
 
 #[derive(Debug)]
@@ -116,7 +118,7 @@ impl Queue {
         }
     }
 
-    /// Waits until every record taken so far is on disk. False: the writer has ended without it.
+    /// Waits until every record taken so far is on disk. False: some of them may never be.
     pub async fn settled(&self) -> bool {
         let mine = {
             let mut state = self.state();
@@ -129,6 +131,9 @@ impl Queue {
             settling.as_mut().enable();
             {
                 let state = self.state();
+                if state.unsynced >= mine {
+                    return false;
+                }
                 if state.settled >= mine || state.abandoned {
                     return state.settled >= mine;
                 }
@@ -147,6 +152,15 @@ impl Queue {
     pub fn settle(&self) {
         let mut state = self.state();
         state.settled = state.taken - state.records;
+        drop(state);
+        self.settling.notify_waiters();
+    }
+
+    /// It is in the files, but the disk failed to sync it, and a second try would prove nothing.
+    pub fn give_up_syncing(&self) {
+        let mut state = self.state();
+        state.settled = state.taken - state.records;
+        state.unsynced = state.settled;
         drop(state);
         self.settling.notify_waiters();
     }
@@ -350,6 +364,14 @@ mod tests {
         queue.settle();
         assert!(waiter.await.unwrap() && !queue.is_unsettled());
         queue.push(b"b\n", 0, 0);
+        let waiter = queue.clone();
+        let waiter = tokio::spawn(async move { waiter.settled().await });
+        tokio::task::yield_now().await;
+        let chunk = queue.wait(None).chunks.pop_front().unwrap();
+        queue.release(chunk);
+        queue.give_up_syncing();
+        assert!(!waiter.await.unwrap() && !queue.is_unsettled(), "the disk failed");
+        queue.push(b"c\n", 0, 0);
         let waiter = queue.clone();
         let waiter = tokio::spawn(async move { waiter.settled().await });
         tokio::task::yield_now().await;

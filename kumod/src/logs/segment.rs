@@ -117,10 +117,10 @@ impl Sink {
         }
     }
 
-    /// Everything taken so far is on disk.
+    /// Everything flushed so far is on disk. After an error the segment ends, and its next octets have a new one.
     pub fn sync(&mut self) -> io::Result<()> {
         match &mut self.segment {
-            Some(segment) => segment.flush().and_then(|()| segment.sync()),
+            Some(segment) => segment.sync(),
             None => Ok(()),
         }
     }
@@ -133,7 +133,10 @@ impl Sink {
             segment.ended = true;
         }
         segment.drain()?;
-        segment.sync()?;
+        if let Err(error) = segment.sync() {
+            let path = segment.path.display();
+            tracing::error!(target: "logs", "{path} is complete, but may not survive a power cut: {error}");
+        }
         if let Err(error) = make_read_only(&segment.file) {
             let path = segment.path.display();
             tracing::warn!(target: "logs", "{path} is complete, but can't be made read-only: {error}");
@@ -253,11 +256,11 @@ impl Segment {
         if self.synced {
             return Ok(());
         }
-        self.file.sync_data()?;
-        let directory = self.path.parent().expect("a segment lies in a directory");
-        File::open(directory)?.sync_all()?;
+        // Whatever comes of it: a second try would prove nothing.
         self.synced = true;
-        Ok(())
+        let directory = self.path.parent().expect("a segment lies in a directory");
+        let directory = File::open(directory)?;
+        self.file.sync_data().and_then(|()| directory.sync_all())
     }
 
     /// Hands what is packed to the file, from where the last attempt stopped.

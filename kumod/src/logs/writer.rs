@@ -1,6 +1,6 @@
 //! The thread that writes: takes lines from the queue, hands them to their segments, flushes and rotates these in time.
-//! Invariant: an I/O error loses nothing. It is told once, counted and tried again, while the queue fills up and
-//! holds back whoever logs; only `stop` makes the writer give up. One place that can't be written holds up
+//! Invariant: an error of writing loses nothing that is here. It is told once, counted and tried again, while the queue fills
+//! up and holds back whoever logs, for as long as they have patience; only `stop` makes the writer give up. One place that can't be written holds up
 //! the others, since the order of lines is kept and waiting is the only safe answer.
 use super::LogCounters;
 use super::queue::{Chunk, LINGER, Queue, Work};
@@ -55,17 +55,31 @@ impl Writer {
                 self.queue.release(chunk);
             }
             if last {
-                self.for_each_sink(|_, _| true, Sink::close)?;
-                self.queue.settle();
-                return Ok(());
+                self.for_each_sink(|_, _| true, Sink::flush)?;
+                self.sync();
+                return self.for_each_sink(|_, _| true, Sink::close);
             }
             if self.queue.is_unsettled() {
-                self.for_each_sink(|_, _| true, Sink::sync)?;
-                self.queue.settle();
+                self.for_each_sink(|_, _| true, Sink::flush)?;
+                self.sync();
             }
             self.for_each_sink(flush_is_due, Sink::flush)?;
             self.for_each_sink(has_expired, Sink::close)?;
         }
+    }
+
+    /// Once only: what the kernel couldn't write it forgets, so that a second sync would succeed and prove nothing.
+    fn sync(&mut self) {
+        let mut all = true;
+        for sink in 0..self.sinks.len() {
+            if let Err(error) = self.sinks[sink].sync() {
+                self.failed(sink, &error);
+                // What comes next has a segment whose syncs are to be believed. Should it not close, the next flush will tell.
+                let _ = self.sinks[sink].close();
+                all = false;
+            }
+        }
+        if all { self.queue.settle() } else { self.queue.give_up_syncing() }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -138,7 +152,8 @@ impl Writer {
         if self.trouble.is_none() {
             tracing::error!(
                 target: "logs",
-                "{trouble}; log records wait in memory, and mail stops once back_pressure is reached. \
+                "{trouble}; log records wait in memory, mail waits with them once back_pressure is reached, and \
+                 then records are lost. \
                  Make room or mend the directory; kumod tries again every second"
             );
         }
@@ -148,7 +163,7 @@ impl Writer {
     fn recovered(&mut self, sink: usize) {
         if self.trouble.take().is_some() {
             let directory = self.sinks[sink].place().directory.display();
-            tracing::info!(target: "logs", "log records go to {directory} again, and none is lost");
+            tracing::info!(target: "logs", "log records go to {directory} again");
         }
     }
 

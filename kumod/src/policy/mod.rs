@@ -71,7 +71,7 @@ impl Default for PolicyOptions {
     fn default() -> PolicyOptions {
         PolicyOptions {
             // As many as there have to be: one that never sleeps is done before the next thread asks.
-            states: 256,
+            states: 64,
             uses: 1_000,
             instructions: 100_000_000,
             memory: 256 * 1024 * 1024,

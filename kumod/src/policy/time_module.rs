@@ -5,7 +5,7 @@ use super::error::fault;
 use mlua::{Lua, Table};
 use std::time::Duration;
 
-/// In seconds; nobody who asks policy waits that long.
+/// In seconds; whoever asks policy gives up long before.
 const LONGEST: f64 = 3_600.0;
 
 pub fn register(lua: &Lua, kumo: &Table) -> mlua::Result<()> {
