@@ -142,6 +142,15 @@ impl Sink {
     }
 }
 
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(timeout(PATIENCE, wait).await.is_ok(), "waited in vain for {what}");
+}
+
 fn kinds(world: &MemoryWorld) -> Vec<RecordKind> {
     world.lines.lines.lock().unwrap().iter().map(|line| line.kind).collect()
 }
@@ -179,22 +188,12 @@ async fn a_deferred_message_stays_in_the_spool_and_the_next_life_delivers_it() {
     let node = Node::start(world.clone(), config()).await.unwrap();
     let mut stream = client(&world.network).await;
     assert!(send(&mut stream, "joe@example.com").await.starts_with("250"));
-    let deferred = async {
-        while kinds(&world).len() < 2 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, deferred).await.expect("the first attempt is recorded");
+    until("the first attempt's record", || kinds(&world).len() >= 2).await;
     timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
     assert_eq!(world.spool.len(), 2, "body and envelope of one message");
     let second = NodeConfig { seed: 2, ..config() };
     let node = Node::start(world.clone(), second).await.unwrap();
-    let delivered = async {
-        while world.spool.len() > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, delivered).await.expect("the second life delivers");
+    until("the second life to deliver", || world.spool.len() == 0).await;
     use RecordKind::{Delivery, Reception, TransientFailure};
     assert_eq!(kinds(&world), [Reception, TransientFailure, Delivery]);
     timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
@@ -210,12 +209,7 @@ async fn a_bounce_is_on_disk_before_its_message_goes() {
     let node = Node::start(world.clone(), config()).await.unwrap();
     let mut stream = client(&world.network).await;
     assert!(send(&mut stream, "joe@example.com").await.starts_with("250"));
-    let bounced = async {
-        while kinds(&world).len() < 2 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, bounced).await.expect("the bounce is recorded");
+    until("the bounce", || kinds(&world).len() >= 2).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(world.spool.len(), 2, "the record could still be lost");
     world.lines.unsettled.store(false, Ordering::Relaxed);
@@ -244,25 +238,15 @@ async fn a_recipients_bounce_is_on_disk_before_its_message_forgets_the_recipient
     assert!(say(&mut stream, "DATA\r\n").await.starts_with("354"));
     assert!(say(&mut stream, "x\r\n.\r\n").await.starts_with("250"));
     let id = *world.spool.ids().first().expect("it is stored");
-    let envelope = async || world.spool.get(Family::Meta, id).await.unwrap();
-    let before = envelope().await;
-    let bounced = async {
-        while kinds(&world).len() < 3 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, bounced).await.expect("both recipients' records are taken");
+    let envelope = || world.spool.page(Family::Meta, id);
+    let before = envelope();
+    until("both recipients' records", || kinds(&world).len() >= 3).await;
     use RecordKind::{Bounce, Reception, TransientFailure};
     assert_eq!(kinds(&world), [Reception, Bounce, TransientFailure]);
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(envelope().await, before, "the record could still be lost");
+    assert_eq!(envelope(), before, "the record could still be lost");
     world.lines.unsettled.store(false, Ordering::Relaxed);
-    let updated = async {
-        while envelope().await == before {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, updated).await.expect("then the envelope is written");
+    until("the envelope to be written", || envelope() != before).await;
     timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
 }
 
@@ -286,12 +270,7 @@ async fn messages_that_cannot_be_read_hold_up_no_other() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     let mut stream = client(&world.network).await;
     assert!(send(&mut stream, "late@example.com").await.starts_with("250"));
-    let delivered = async {
-        while world.spool.ids().len() > 80 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, delivered).await.expect("the message that can be read goes and is removed");
+    until("the message that can be read", || world.spool.ids().len() <= 80).await;
     world.spool.unreadable.lock().unwrap().clear();
     timeout(4 * PATIENCE, async {
         while world.spool.len() > 0 {
@@ -378,12 +357,7 @@ async fn nobody_to_deliver_to_is_a_delay_and_stopping_refuses_new_mail() {
     let node = Node::start(world.clone(), config()).await.unwrap();
     let mut stream = client(&world.network).await;
     assert!(send(&mut stream, "joe@example.com").await.starts_with("250"));
-    let recorded = async {
-        while kinds(&world).len() < 2 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, recorded).await.expect("the failure is recorded");
+    until("the failure is recorded", || kinds(&world).len() >= 2).await;
     let line = world.lines.lines.lock().unwrap()[1].clone();
     assert_eq!((line.kind, line.code), (RecordKind::TransientFailure, 400));
     assert!(line.text.contains("failed to connect to any candidate hosts"), "{}", line.text);

@@ -33,6 +33,10 @@ pub struct MemorySpool {
 }
 
 impl MemorySpool {
+    pub fn page(&self, family: Family, id: SpoolId) -> Option<Bytes> {
+        self.pages.lock().unwrap().get(&(family, id)).cloned()
+    }
+
     pub fn ids(&self) -> BTreeSet<SpoolId> {
         self.pages.lock().unwrap().keys().map(|(_, id)| *id).collect()
     }
@@ -68,7 +72,7 @@ impl Spool for MemorySpool {
         if family == Family::Data && self.unreadable.lock().unwrap().contains(&key) {
             return Err(SpoolError { kind: SpoolErrorKind::Io, text: "no such file".into() });
         }
-        Ok(self.pages.lock().unwrap().get(&(family, key)).cloned())
+        Ok(self.page(family, key))
     }
     async fn scan(
         &self,

@@ -7,15 +7,6 @@ use kumo_core::config::queue::MxListEntry;
 use std::net::IpAddr;
 use std::time::Instant;
 
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    let wait = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("waited in vain for {what}"));
-}
-
 /// A node under `policy`, told to take its leave by the test.
 async fn started(policy: FixedPolicy) -> (MemoryWorld, Node<MemoryWorld>) {
     let world = MemoryWorld::new(policy);
