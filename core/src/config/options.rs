@@ -280,20 +280,23 @@ option_tables! {
             retry_interval: delays_double_up_to_the_maximum,
             max_retry_interval: delays_double_up_to_the_maximum,
         }
-        effective in "core/src/engine/tests.rs" {
+        effective in "core/src/engine/tests/life.rs" {
             max_age: expiry_holds_while_scheduled,
-            egress_pool:
-                a_queue_leaves_through_the_pool_it_names_which_bears_the_name_it_gives_itself,
-            max_message_rate: a_scheduled_queue_has_a_message_rate_of_its_own,
+        }
+        effective in "core/src/engine/tests/routes.rs" {
+            egress_pool: a_queue_leaves_through_the_pool_it_names_which_bears_the_name_it_gives_itself,
             protocol: mx_list_and_literals_ask_no_dns,
             reap_interval: an_empty_queue_is_reaped_after_its_own_interval,
             refresh_interval: policy_is_asked_again_after_each_refresh_interval,
+        }
+        effective in "core/src/engine/tests/limits.rs" {
+            max_message_rate: a_scheduled_queue_has_a_message_rate_of_its_own,
         }
         without_effect: provider_name refresh_strategy timerwheel_tick_interval strategy shrink_policy;
         refused:
     }
     PROTOCOL = "kumo.make_queue_config", "protocol" {
-        effective in "core/src/engine/tests.rs" {
+        effective in "core/src/engine/tests/routes.rs" {
             smtp: mx_list_and_literals_ask_no_dns,
         }
         effective in "kumod/tests/delivery.rs" {
@@ -310,7 +313,7 @@ option_tables! {
                 "kumod doesn't transfer messages to other nodes yet; use smtp with an mx_list",
     }
     SMTP = "kumo.make_queue_config", "protocol.smtp" {
-        effective in "core/src/engine/tests.rs" {
+        effective in "core/src/engine/tests/routes.rs" {
             mx_list: mx_list_and_literals_ask_no_dns,
         }
         without_effect: treat_mx_list_as_secure;
@@ -326,20 +329,22 @@ option_tables! {
         refused:
     }
     EGRESS_PATH = "kumo.make_egress_path", "" {
-        effective in "core/src/engine/tests.rs" {
+        effective in "core/src/engine/tests/limits.rs" {
             connection_limit: connections_stay_within_the_limit_and_grow_with_the_queue,
             additional_connection_limits: a_shared_connection_limit_passes_from_queue_to_queue,
             max_connection_rate: a_connection_rate_holds_the_next_connection_back,
-            max_deliveries_per_connection: a_session_is_used_again_and_closed_after_its_share,
             max_message_rate: message_rates_wake_exactly_when_the_token_comes,
             additional_message_rate_throttles: a_shared_message_throttle_holds_over_ready_queues,
             source_selection_rate: source_selection_rates_hold_the_line_and_let_it_go_on_time,
             additional_source_selection_rates: a_shared_selection_rate_holds_over_ready_queues,
             max_ready: a_full_ready_queue_takes_the_next_as_soon_as_there_is_room,
-            max_recipients_per_batch:
-                recipients_beyond_the_batch_or_given_back_go_in_the_next_transaction_at_once,
-            consecutive_connection_failures_before_delay:
-                more_failures_in_a_row_than_allowed_delay_the_whole_ready_queue,
+        }
+        effective in "core/src/engine/tests/life.rs" {
+            max_deliveries_per_connection: a_session_is_used_again_and_closed_after_its_share,
+            max_recipients_per_batch: recipients_beyond_the_batch_or_given_back_go_in_the_next_transaction_at_once,
+            consecutive_connection_failures_before_delay: more_failures_in_a_row_than_allowed_delay_the_whole_ready_queue,
+        }
+        effective in "core/src/engine/tests/routes.rs" {
             refresh_interval: policy_is_asked_again_after_each_refresh_interval,
         }
         effective in "core/src/mx.rs" {
@@ -398,7 +403,7 @@ option_tables! {
     }
     /// A limit that is a table: `connection_limit`, and the values of `additional_connection_limits`.
     LIMIT_SPEC = "kumo.make_egress_path", "connection_limit" {
-        effective in "core/src/engine/tests.rs" {
+        effective in "core/src/engine/tests/limits.rs" {
             limit: connections_stay_within_the_limit_and_grow_with_the_queue,
         }
         effective in "core/src/config/rate.rs" {
@@ -408,7 +413,7 @@ option_tables! {
         refused:
     }
     EGRESS_POOL = "kumo.make_egress_pool", "" {
-        effective in "core/src/engine/tests.rs" {
+        effective in "core/src/engine/tests/routes.rs" {
             name: a_queue_leaves_through_the_pool_it_names_which_bears_the_name_it_gives_itself,
             entries: weighted_sources_get_their_shares_and_weight_zero_none,
             ttl: a_pool_is_as_fresh_as_the_shortest_ttl_of_it_and_its_sources,
@@ -420,14 +425,14 @@ option_tables! {
         effective in "kumod/src/policy/tests/engine.rs" {
             name: a_pool_comes_with_its_sources_in_order,
         }
-        effective in "core/src/engine/tests.rs" {
+        effective in "core/src/engine/tests/routes.rs" {
             weight: weighted_sources_get_their_shares_and_weight_zero_none,
         }
         without_effect: ;
         refused:
     }
     EGRESS_SOURCE = "kumo.make_egress_source", "" {
-        effective in "core/src/engine/tests.rs" {
+        effective in "core/src/engine/tests/routes.rs" {
             name: weighted_sources_get_their_shares_and_weight_zero_none,
             ttl: a_pool_is_as_fresh_as_the_shortest_ttl_of_it_and_its_sources,
         }
