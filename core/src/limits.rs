@@ -37,7 +37,7 @@ pub const SESSIONS: usize = 20_000;
 /// Names of rates that egress paths share. Above it those that aren't in use are forgotten.
 pub const SHARED_THROTTLES: usize = 100_000;
 /// Messages of one operator's bounce that are being written down at one time.
-pub const CONCLUDING_BOUNCES: usize = 256;
+pub const CONCLUDING_BOUNCES: usize = 8_192;
 /// Entries of `bounce` and of `suspend`.
 pub const ADMIN_ENTRIES: usize = 10_000;
 /// Egress pools in use at one time.

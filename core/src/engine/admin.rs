@@ -119,7 +119,8 @@ impl Engine {
     }
 
     fn conclude_condemned(&mut self) {
-        while self.condemned_concluding < limits::CONCLUDING_BOUNCES {
+        // What a stop leaves is the next life's, which knows of no order.
+        while !self.stopping && self.condemned_concluding < limits::CONCLUDING_BOUNCES {
             let Some((message, entry)) = self.condemned.pop_front() else { return };
             self.condemned_concluding += 1;
             self.counts.admin_bounced += 1;

@@ -59,6 +59,7 @@ impl Engine {
             remaining: admission.remaining,
             recipients: admission.recipients,
             attempts: admission.attempts,
+            last: None,
             cleared: false,
             moves: 0,
             place: Place::Concluding,

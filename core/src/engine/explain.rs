@@ -1,8 +1,9 @@
 //! Why something is as it is and what will happen next, read from the very timers and limits that will fire.
 //! Reads only; what it says is for operators, so it is in plain words.
-use super::model::{Moment, Place, ReadyHandle};
-use super::{Block, Engine, Held};
+use super::model::{Failure, Moment, Place, QueueHandle, ReadyHandle};
+use super::{Block, Engine, Held, InsertReason};
 use crate::id::SpoolId;
+use crate::smtp::reply::{EnhancedCode, ReplyCode};
 use crate::time::{Mono, Wall};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -32,6 +33,15 @@ impl Engine {
                     message.attempts + 1,
                     self.when(message.due)
                 ));
+                let failure = message.last;
+                why.extend(failure.map(|failure| self.describe_failure(message.attempts, failure)));
+                if let Some(timed) = self.suspension_of(&queue.name) {
+                    let until = self.when(timed.ends);
+                    why.push(format!(
+                        "an administrator suspended its queue until {until}: {}",
+                        timed.entry.reason
+                    ));
+                }
                 let expiry = self.expiry(message);
                 if expiry < message.due {
                     ("expire".into(), Some(expiry))
@@ -85,13 +95,81 @@ impl Engine {
                 why: self.explain_ready(*ready),
             });
         }
-        let queue = &self.queues[*self.queue_by_name.get(name)?];
-        Some(Explanation {
-            subject: format!("scheduled queue {name}"),
-            next_action: format!("promote {} due messages", queue.waiting.len()),
-            earliest: self.armed(queue.armed).map(|at| self.wall(at)),
-            why: queue.block.as_ref().map(describe).into_iter().collect(),
-        })
+        self.queue_by_name.get(name).map(|handle| self.explain_scheduled(*handle))
+    }
+
+    fn explain_scheduled(&self, handle: QueueHandle) -> Explanation {
+        let queue = &self.queues[handle];
+        let messages =
+            || self.messages_of(handle).into_iter().map(|message| &self.messages[message]);
+        let later = messages().filter(|message| message.place == Place::Scheduled);
+        let first = later.clone().min_by_key(|message| message.due);
+        let condemned = messages().filter(|message| message.place == Place::Condemned).count();
+        let mut why = Vec::new();
+        why.extend(queue.block.as_ref().map(describe));
+        if let (Some(timed), None) = (self.suspension_of(&queue.name), &queue.block) {
+            let until = self.when(timed.ends);
+            why.push(format!(
+                "an administrator suspended it until {until}: {}",
+                timed.entry.reason
+            ));
+        }
+        why.extend(
+            self.bounce_for(handle).map(|entry| {
+                format!("an administrator's bounce takes what is due: {}", entry.reason)
+            }),
+        );
+        if condemned > 0 {
+            why.push(format!("{condemned} messages are being bounced as an administrator ordered"));
+        }
+        if let Some(first) = first {
+            why.push(format!(
+                "{} messages wait for a later attempt, the first for attempt {} at {}",
+                later.count(),
+                first.attempts + 1,
+                self.when(first.due)
+            ));
+            why.extend(first.last.map(|failure| self.describe_failure(first.attempts, failure)));
+        }
+        let armed = self.armed(queue.armed);
+        let (next_action, earliest) = match first {
+            _ if queue.count == 0 => ("be forgotten, since it is empty".into(), armed),
+            Some(first) if queue.waiting.len() == 0 => {
+                ("promote the first message when it is due".into(), self.armed(first.due))
+            }
+            _ => (format!("promote its {} due messages", queue.waiting.len()), armed),
+        };
+        Explanation {
+            subject: format!("scheduled queue {}", queue.name),
+            next_action,
+            earliest: earliest.map(|at| self.wall(at)),
+            why,
+        }
+    }
+
+    fn describe_failure(&self, attempt: u16, failure: Failure) -> String {
+        match failure {
+            Failure::Reply(ReplyCode { code, enhanced: Some(enhanced) }) => {
+                let EnhancedCode { class, subject, detail } = enhanced;
+                format!(
+                    "attempt {attempt} ended with {code} {class}.{subject}.{detail}; its record has the text"
+                )
+            }
+            Failure::Reply(ReplyCode { code, enhanced: None }) => {
+                format!("attempt {attempt} ended with {code}; its record has the text")
+            }
+            Failure::Unknown => {
+                format!("attempt {attempt}: the reply to the final dot was lost")
+            }
+            Failure::NoSession(because) => {
+                let because = match because {
+                    InsertReason::MxResolvedToZeroHosts => "its hosts have no addresses",
+                    InsertReason::MxWasSkipped => "all its hosts are in skip_hosts",
+                    _ => "no host could be connected to",
+                };
+                format!("attempt {attempt} failed: {because}; its record has the text")
+            }
+        }
     }
 
     /// An egress source: what its ready queues wait for.

@@ -70,11 +70,17 @@ impl Engine {
                 name: queue.name.as_ref().into(),
                 messages: queue.count - queue.promoted,
                 waiting: queue.waiting.len() as u64,
-                blocked: queue.block.clone(),
+                blocked: queue.block.clone().or_else(|| self.suspended(&queue.name)),
             })
             .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// In force, whether or not a message has met it yet.
+    fn suspended(&self, queue: &str) -> Option<Block> {
+        let timed = self.suspension_of(queue)?;
+        Some(Block::Suspended { reason: timed.entry.reason.clone() })
     }
 
     /// Ready queues in order of name.

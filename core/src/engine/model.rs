@@ -7,6 +7,7 @@ use crate::config::queue::DeliveryProtocol;
 use crate::config::{EgressPath, EgressSource, QueueConfig};
 use crate::id::{OpId, SessionId, SpoolId};
 use crate::recipients::RecipientSet;
+use crate::smtp::reply::ReplyCode;
 use crate::throttle::Throttle;
 use crate::time::{Duration, Mono, Wall};
 use alloc::boxed::Box;
@@ -91,11 +92,24 @@ pub(super) struct Message {
     pub remaining: RecipientSet,
     pub recipients: u32,
     pub attempts: u16,
+    /// What the last attempt of this life came to, if it failed.
+    pub last: Option<Failure>,
     /// `throttle_insert_ready_queue` has let it pass.
     pub cleared: bool,
     /// Counts its moves: an entry of a line with another count is stale.
     pub moves: u32,
     pub place: Place,
+}
+
+/// What an attempt failed with, for operators. Texts stay with the driver's records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Failure {
+    /// The peer's reply, or one of ours.
+    Reply(ReplyCode),
+    /// The reply to the final dot was lost.
+    Unknown,
+    /// No session came about.
+    NoSession(InsertReason),
 }
 
 /// A first-in, first-out line of messages. Leaving it early costs nothing: the entry goes stale.

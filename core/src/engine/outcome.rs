@@ -44,6 +44,19 @@ fn sort(recipients: u32, tried: &RecipientSet, outcomes: &Outcomes) -> Sorted {
     sorted
 }
 
+/// Of several recipients, one that is tried again.
+fn failure_of(outcomes: &Outcomes) -> Option<Failure> {
+    let failure = |outcome: &Outcome| match outcome {
+        Outcome::Deferred(code) => Some(Failure::Reply(*code)),
+        Outcome::Unknown => Some(Failure::Unknown),
+        Outcome::Delivered(_) | Outcome::Refused(_) | Outcome::Returned => None,
+    };
+    match outcomes {
+        Outcomes::Uniform(outcome) => failure(outcome),
+        Outcomes::Each(each) => each.iter().find_map(|(_, outcome)| failure(outcome)),
+    }
+}
+
 impl Engine {
     pub(super) fn attempted(&mut self, op: OpId, outcomes: Outcomes, reusable: bool) {
         let Pending::Deliver(id) = self.finish(op) else { panic!("{op:?} isn't a delivery") };
@@ -71,6 +84,7 @@ impl Engine {
     ) {
         let message = &mut self.messages[handle];
         let sorted = sort(message.recipients, tried, outcomes);
+        message.last = failure_of(outcomes).or(message.last);
         let settled = [&sorted.delivered, &sorted.refused];
         settled.into_iter().flat_map(RecipientSet::iter).for_each(|i| message.remaining.remove(i));
         let failed = !sorted.deferred.is_empty() || !sorted.unknown.is_empty();
@@ -115,6 +129,10 @@ impl Engine {
     ) {
         let message = &mut self.messages[handle];
         message.attempts = message.attempts.saturating_add(1);
+        message.last = Some(match &reason {
+            Reason::Generated { code, .. } => Failure::Reply(*code),
+            Reason::PeerReply | Reason::SessionEnd => Failure::NoSession(because),
+        });
         let recipients = message.remaining.clone();
         self.counts.transfailed += u64::from(recipients.len());
         let notes = vec![Note { kind: RecordKind::TransientFailure, recipients, reason }];

@@ -4,7 +4,7 @@
 use super::admission::{generated, selects};
 use super::model::*;
 use super::timers::NEVER;
-use super::{Answer, Engine, Output, Question, Resolution, ResolvedPool, Then};
+use super::{AdminEntry, Answer, Engine, Output, Question, Resolution, ResolvedPool, Then};
 use crate::config::queue::DeliveryProtocol;
 use crate::config::{EgressPath, EgressSource, QueueConfig};
 use crate::id::OpId;
@@ -118,13 +118,14 @@ impl Engine {
     }
 
     fn check_suspension(&self, queue: QueueHandle) -> Result<(), Blocked> {
-        let name = &self.queues[queue].name;
-        let entry =
-            self.admin.suspensions.iter().find(|timed| selects(&timed.entry.selector, name));
-        entry.map_or(Ok(()), |timed| {
+        self.suspension_of(&self.queues[queue].name).map_or(Ok(()), |timed| {
             let block = Block::Suspended { reason: timed.entry.reason.clone() };
             Err(Blocked { block, until: timed.ends })
         })
+    }
+
+    pub(super) fn suspension_of(&self, queue: &str) -> Option<&Timed<AdminEntry>> {
+        self.admin.suspensions.iter().find(|timed| selects(&timed.entry.selector, queue))
     }
 
     fn check_queue_rate(&self, queue: QueueHandle, config: &QueueConfig) -> Result<(), Blocked> {

@@ -82,6 +82,7 @@ struct Bench {
     held: Vec<(OpId, SessionId, SpoolId, RecipientSet)>,
     /// Questions that nobody answers until the test does.
     unanswered: fn(&Output) -> bool,
+    holds_conclusions: bool,
     waiting: Vec<OpId>,
     busy: std::collections::BTreeSet<SessionId>,
     open: std::collections::BTreeMap<SessionId, String>,
@@ -110,6 +111,7 @@ impl Bench {
             hold_deliveries: false,
             held: vec![],
             unanswered: |_| false,
+            holds_conclusions: false,
             waiting: vec![],
             busy: Default::default(),
             open: Default::default(),
@@ -183,6 +185,7 @@ impl Bench {
                     inputs.push_back(Input::SessionClosed { session, cause: CloseCause::Done });
                 }
             }
+            Output::Conclude { op, .. } if self.holds_conclusions => self.waiting.push(op),
             Output::Conclude { op, conclusion } => {
                 self.conclude(&conclusion);
                 let stored = !self.outside.store_fails;

@@ -86,6 +86,50 @@ fn a_suspended_ready_queue_gives_its_messages_back_and_others_take_them() {
 }
 
 #[test]
+fn a_queue_says_what_its_messages_wait_for_before_they_are_due() {
+    let outcome = Box::new(|_: &str, _: &RecipientSet| Outcomes::Uniform(LATER));
+    let mut bench = Bench::new(Outside { outcome, ..Outside::default() });
+    let id = bench.admit();
+    let explained = bench.engine.explain_queue("example.com").unwrap();
+    let (_, _, due, _) = bench.updates[0].clone();
+    assert_eq!(explained.earliest, Some(due));
+    let why = explained.why.join("; ");
+    assert!(
+        why.starts_with("1 messages wait for a later attempt, the first for attempt 2"),
+        "{why}"
+    );
+    assert!(why.ends_with("attempt 1 ended with 451; its record has the text"), "{why}");
+    let entry = entry("s", "example.com", bench.now.wall + 5 * MINUTE);
+    bench.input(Input::Admin { op: OpId(1 << 60), command: AdminCommand::Suspend(entry) });
+    let summary = &bench.engine.scheduled_queues()[0];
+    assert_eq!(summary.blocked, Some(Block::Suspended { reason: "tests".into() }));
+    for explained in [bench.engine.explain_queue("example.com"), bench.engine.explain_message(id)] {
+        let why = explained.unwrap().why.join("; ");
+        assert!(why.contains("an administrator suspended"), "{why}");
+    }
+}
+
+#[test]
+fn a_stop_leaves_what_an_operators_bounce_has_not_reached() {
+    let outcome = Box::new(|_: &str, _: &RecipientSet| Outcomes::Uniform(LATER));
+    let mut bench = Bench::new(Outside { outcome, ..Outside::default() });
+    let all = 2 * crate::limits::CONCLUDING_BOUNCES;
+    for _ in 0..all {
+        bench.admit();
+    }
+    bench.holds_conclusions = true;
+    let entry = entry("b", "example.com", bench.now.wall + 5 * MINUTE);
+    bench.input(Input::Admin { op: OpId(1 << 60), command: AdminCommand::Bounce(entry) });
+    bench.input(Input::Stop);
+    bench.holds_conclusions = false;
+    for op in core::mem::take(&mut bench.waiting) {
+        bench.input(Input::Concluded { op, stored: true });
+    }
+    assert!(bench.stopped);
+    assert_eq!(bench.engine.message_count(), all - crate::limits::CONCLUDING_BOUNCES);
+}
+
+#[test]
 fn delivery_pauses_while_the_spool_is_unhealthy() {
     let mut bench = Bench::new(Outside::default());
     bench.input(Input::SpoolHealth { healthy: false });
