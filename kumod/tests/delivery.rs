@@ -57,6 +57,8 @@ fn a_message_from_swaks_arrives_as_it_was_sent_behind_its_trace_fields() {
     let reception = first_record(&home, "Reception");
     assert_eq!(delivery["id"], reception["id"]);
     assert!(dialogue.contains(delivery["id"].as_str().unwrap()), "{dialogue}");
+    assert_eq!(reception["peer_address"]["addr"], "127.0.0.1");
+    assert_ne!(reception["peer_address"]["name"], "", "the name in EHLO");
     assert_eq!(delivery["response"]["content"], "taken");
     assert_eq!(delivery["num_attempts"], 1);
     kumod.stop();
@@ -309,6 +311,20 @@ fn bodies_without_the_volume_of_their_envelopes_are_left_alone() {
     for part in ["/bodies ", "/unmounted ", "mount the volume that is missing"] {
         assert!(said[0].contains(part), "{part:?} isn't in {said:?}");
     }
+}
+
+#[test]
+fn a_journal_that_cannot_be_kept_is_told_at_the_start() {
+    let home = Home::new();
+    let journal = home.path("policy.lua");
+    let policy = home.policy("", "");
+    let mut kumod = Kumod::launch_with(&policy, &["--journal", journal.to_str().unwrap()]);
+    assert_eq!(kumod.wait(PATIENCE).code(), Some(1));
+    let said = wait_for("a line on stderr", PATIENCE, || kumod.said().into_iter().next());
+    assert!(
+        said.starts_with("kumod: --journal ") && said.contains("has to be a directory"),
+        "{said}"
+    );
 }
 
 #[test]

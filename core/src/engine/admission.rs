@@ -219,7 +219,7 @@ impl Engine {
         let text = match (message.expires, &self.queues[message.queue].config.value) {
             (None, Some(config)) => format!(
                 "Next delivery time would be {} after creation, which exceeds max_age={}",
-                render(Moment::of(due).since(message.born)),
+                render(whole_seconds(Moment::of(due).since(message.born))),
                 render(config.max_age)
             ),
             _ => format!(
@@ -362,6 +362,11 @@ impl Engine {
         let delay = schedule::retry_delay(&config, message.attempts);
         self.now.mono + schedule::jittered(&config, delay, &mut self.retry_random)
     }
+}
+
+/// So that records of one cause read alike.
+fn whole_seconds(duration: Duration) -> Duration {
+    Duration::from_secs(duration.as_secs())
 }
 
 pub(super) fn render(duration: Duration) -> String {

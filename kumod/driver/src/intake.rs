@@ -8,12 +8,13 @@ use kumo_core::address::Mailbox;
 use kumo_core::commit::{Accountable, CommitOutcome, Refusal, Store, Waiver, Work};
 use kumo_core::engine::{Admission, Input, InsertReason};
 use kumo_core::limits::BODY_OCTETS;
-use kumo_core::log::RecordKind;
-use kumo_core::message::Message;
+use kumo_core::log::{PeerAddress, RecordKind};
+use kumo_core::message::{Message, Meta};
 use kumo_core::queue_name;
 use kumo_core::record::{encode_data, encode_meta};
 use kumo_core::smtp::reply::Reply;
 use kumo_core::smtp::server::Submitted;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 struct Addressed {
@@ -113,7 +114,7 @@ async fn log_reception<W: World>(shared: &Shared<W>, message: &Message, queue: &
         site: "",
         response: Reply::new(250, ""),
         attempts: 0,
-        peer_address: None,
+        peer_address: Some(client_of(&message.meta)),
         pool: None,
         source: None,
         source_address: None,
@@ -123,6 +124,14 @@ async fn log_reception<W: World>(shared: &Shared<W>, message: &Message, queue: &
         session: None,
     };
     shared.record_or_count(event).await;
+}
+
+/// Who sent it, as its metadata says: the name given in EHLO, and the address.
+pub(crate) fn client_of(meta: &Meta) -> PeerAddress {
+    let text = |key: &str| meta.get(key).and_then(|value| value.as_str()).unwrap_or("");
+    let from = text("received_from");
+    let addr = from.parse::<SocketAddr>().map_or(from.into(), |socket| socket.ip().to_string());
+    PeerAddress { name: text("ehlo_domain").into(), addr }
 }
 
 async fn admit<W: World>(shared: &Arc<Shared<W>>, Addressed { message, queue }: Addressed) {

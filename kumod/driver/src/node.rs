@@ -153,7 +153,9 @@ impl<W: World> Node<W> {
             let _ = self.engine_stopped.await;
         };
         if timeout(STOP_SESSIONS, quiet).await.is_err() {
-            tracing::error!("sessions didn't end within {STOP_SESSIONS:?}; going on without them");
+            tracing::error!(
+                "deliveries and their records didn't end within {STOP_SESSIONS:?}; what they were about stays in the spool"
+            );
         }
         // Always: what was refused after its store had begun must not be delivered by the next life.
         let drain = async {

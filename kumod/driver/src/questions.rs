@@ -23,7 +23,7 @@ pub(crate) fn ask<W: World>(shared: &Arc<Shared<W>>, op: OpId, question: Questio
             Answer::Failed { why: format!("policy didn't answer within {left:?}").into() }
         });
         if let Answer::Failed { why } = &mut answer {
-            tracing::error!("{why}");
+            tracing::error!(target: "policy", "{why}");
             if is_on_message {
                 *why = "policy failed on a message; the diagnostic log says how".into();
             }

@@ -1,7 +1,7 @@
 //! Receiving mail over SMTP: a task that accepts, and one for each connection, which drives `core::smtp::server`.
 //! Invariant: the wait for a store is never given up, whatever the client does; every other wait has a deadline; 250 to a final
 //! dot is written only by the machine, from the `Accountable` that `intake` yields.
-use crate::intake;
+use crate::intake::{self, client_of};
 use crate::policy::Policy;
 use crate::record::RecordEvent;
 use crate::shared::{Phase, Shared};
@@ -9,7 +9,7 @@ use crate::world::World;
 use bytes::BytesMut;
 use kumo_core::address::Mailbox;
 use kumo_core::config::EsmtpListener;
-use kumo_core::log::{PeerAddress, RecordKind};
+use kumo_core::log::RecordKind;
 use kumo_core::message::{Envelope, Message};
 use kumo_core::port::{Listener, NetErrorKind, Network, Stream, TlsAccept};
 use kumo_core::recipients::RecipientSet;
@@ -126,7 +126,6 @@ async fn serve<W: World>(service: Service<W>, stream: StreamOf<W>, peer: SocketA
         service: &service,
         machine,
         stream: Some(stream),
-        peer,
         input: BytesMut::new(),
         output: BytesMut::new(),
         pending: None,
@@ -149,7 +148,6 @@ struct Connection<'a, W: World> {
     machine: Session,
     /// `None` only while it is being upgraded, or once that failed.
     stream: Option<StreamOf<W>>,
-    peer: SocketAddr,
     input: BytesMut,
     output: BytesMut,
     pending: Option<Pending>,
@@ -265,7 +263,7 @@ impl<W: World> Connection<'_, W> {
                     Output::StartTls => then = Then::StartTls,
                     Output::Submit(messages) => self.pending = Some(self.submit(messages)),
                     Output::Rejected(rejection) => {
-                        log_rejection(&self.service.shared, self.peer, rejection).await;
+                        log_rejection(&self.service.shared, rejection).await;
                     }
                     Output::Close => then = Then::Close,
                 }
@@ -344,7 +342,7 @@ impl<W: World> Connection<'_, W> {
     }
 }
 
-async fn log_rejection<W: World>(shared: &Shared<W>, peer: SocketAddr, rejection: Rejection) {
+async fn log_rejection<W: World>(shared: &Shared<W>, rejection: Rejection) {
     shared.counters.esmtp_listener.rejections.add(1);
     let Rejection { sender, recipients, reply, meta, size } = rejection;
     let count = u32::try_from(recipients.len()).unwrap_or(u32::MAX);
@@ -358,7 +356,6 @@ async fn log_rejection<W: World>(shared: &Shared<W>, peer: SocketAddr, rejection
         body: Default::default(),
     };
     let recipients: Vec<&Mailbox> = message.envelope.recipients.iter().collect();
-    let peer = PeerAddress { name: String::new(), addr: peer.to_string() };
     let event = RecordEvent {
         kind: RecordKind::Rejection,
         when: shared.now().wall,
@@ -369,7 +366,7 @@ async fn log_rejection<W: World>(shared: &Shared<W>, peer: SocketAddr, rejection
         site: "",
         response: reply,
         attempts: 0,
-        peer_address: Some(peer),
+        peer_address: Some(client_of(&message.meta)),
         pool: None,
         source: None,
         source_address: None,

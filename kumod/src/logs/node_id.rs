@@ -10,8 +10,17 @@ pub fn load_or_make(path: &Path, seed: u64) -> Result<String, String> {
     match fs::read_to_string(path) {
         Ok(text) => check(path, text.trim()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => make(path, seed),
-        Err(error) => Err(format!("can't read the node id in {}: {error}", path.display())),
+        Err(error) => Err(unusable(path, "read", &error)),
     }
+}
+
+fn unusable(path: &Path, what: &str, error: &io::Error) -> String {
+    let directory = path.parent().unwrap_or(path).display();
+    format!(
+        "can't {what} the node id in {}: {error}; {directory} has to be a directory that kumod's user can write. \
+         Without KUMO_NODE_ID_PATH it is the spool that define_spool calls meta",
+        path.display()
+    )
 }
 
 fn check(path: &Path, text: &str) -> Result<String, String> {
@@ -27,9 +36,7 @@ fn check(path: &Path, text: &str) -> Result<String, String> {
 
 fn make(path: &Path, seed: u64) -> Result<String, String> {
     let id = uuid(seed);
-    let failed =
-        |error: io::Error| format!("can't keep the node id in {}: {error}", path.display());
-    keep(path, &id).map_err(failed)?;
+    keep(path, &id).map_err(|error| unusable(path, "keep", &error))?;
     Ok(id)
 }
 

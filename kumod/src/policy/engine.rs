@@ -22,7 +22,6 @@ use std::sync::Arc;
 pub const UNSPECIFIED: &str = "unspecified";
 
 pub fn failed(error: &PolicyError) -> Answer {
-    tracing::error!(target: "policy", "{error}");
     Answer::Failed { why: error.to_string().into() }
 }
 

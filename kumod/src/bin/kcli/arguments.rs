@@ -9,7 +9,7 @@ Exit codes: 0 done, 1 the server refused or failed, 2 wrong usage, 3 the server 
 
 /// Asks and orders a running kumod over its HTTP API.
 #[derive(Debug, Parser)]
-#[command(name = "kcli", after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "kcli", version, after_help = EXIT_CODES, max_term_width = 100)]
 pub struct Arguments {
     /// Where kumod's HTTP listener is; this host must be among its trusted_hosts
     #[arg(
@@ -49,7 +49,7 @@ pub enum Command {
     Bounce(Bounce),
     /// Lists the bounces in force, with what each has hit so far
     BounceList(Form),
-    /// Ends a bounce; what it has bounced stays bounced
+    /// Ends a bounce; what it has taken, and is still being bounced, stays bounced
     #[command(after_help = "Example: kcli bounce-cancel --id 8c5f2a6e-0b7d-11f0-8000-9d3c1a2b4e5f")]
     BounceCancel {
         /// As `kcli bounce` printed it and `kcli bounce-list` shows it
@@ -145,6 +145,9 @@ pub struct QueueSummary {
 /// Every message of the scheduled queues selected is removed, with an AdminBounce record that gives
 /// the reason. Messages that come while the bounce is in force are bounced too; one that is being
 /// delivered right now isn't. Selectors narrow: a queue has to match all of them.
+///
+/// It works on in the background: `kcli explain queue` says how many are left. Like every administrator's entry it is
+/// forgotten by a restart, and with it what it hasn't reached.
 #[derive(Args, Debug)]
 #[command(
     group = ArgGroup::new("which").required(true).multiple(true)

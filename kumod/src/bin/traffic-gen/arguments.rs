@@ -22,6 +22,7 @@ const BODY_OCTETS_MAX: usize = 256 * 1024 * 1024;
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "traffic-gen",
+    version,
     max_term_width = 100,
     after_help = "Examples:
   traffic-gen --message-count 10000 --concurrency 20
