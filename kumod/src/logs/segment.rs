@@ -41,6 +41,8 @@ pub struct Sink {
     /// The second that the last segment is named after.
     last_second: Option<i64>,
     segment: Option<Segment>,
+    /// Of a segment that was closed since the last [`Sink::sync`], which has to tell it.
+    unsynced: Option<io::Error>,
 }
 
 /// A zstd frame in the making. No I/O; nothing here fails once it has its memory.
@@ -69,7 +71,7 @@ struct Segment {
 
 impl Sink {
     pub fn new(place: Place, settings: SegmentSettings) -> Sink {
-        Sink { place, settings, last_second: None, segment: None }
+        Sink { place, settings, last_second: None, segment: None, unsynced: None }
     }
 
     pub fn place(&self) -> &Place {
@@ -117,12 +119,10 @@ impl Sink {
         }
     }
 
-    /// Everything flushed so far is on disk. After an error the segment ends, and its next octets have a new one.
+    /// Everything flushed since the last call is on disk, in closed segments too.
     pub fn sync(&mut self) -> io::Result<()> {
-        match &mut self.segment {
-            Some(segment) => segment.sync(),
-            None => Ok(()),
-        }
+        let synced = self.segment.as_mut().map_or(Ok(()), Segment::sync);
+        self.unsynced.take().map_or(synced, Err)
     }
 
     /// Finishes the open segment, if any, syncs it, and makes it read-only.
@@ -136,6 +136,7 @@ impl Sink {
         if let Err(error) = segment.sync() {
             let path = segment.path.display();
             tracing::error!(target: "logs", "{path} is complete, but may not survive a power cut: {error}");
+            self.unsynced = Some(error);
         }
         if let Err(error) = make_read_only(&segment.file) {
             let path = segment.path.display();
@@ -290,21 +291,6 @@ impl Place {
         self.directory.join(name + &self.suffix)
     }
 
-    /// Makes the directory and a file in it, so that what is wrong shows at start. `tag` keeps others' probes apart.
-    pub fn probe(&self, tag: &str) -> Result<(), String> {
-        let directory = self.directory.display();
-        let failed = |error: io::Error, what: &str| {
-            format!(
-                "log_dir {directory}: can't {what}: {error}; it has to be a directory that kumod's user can write"
-            )
-        };
-        fs::create_dir_all(&self.directory).map_err(|error| failed(error, "make it"))?;
-        let path = self.directory.join(format!(".probe-{tag}"));
-        let written = File::create(&path).and_then(|mut file| file.write_all(b"probe\n"));
-        let removed = fs::remove_file(&path);
-        written.and(removed).map_err(|error| failed(error, "write a file in it"))
-    }
-
     /// Makes read-only what an earlier life of kumod left open here, since tailers wait for it. Yields how many.
     pub fn close_leftovers(&self) -> io::Result<usize> {
         let mut closed = 0;
@@ -420,5 +406,14 @@ mod tests {
         names.sort();
         let seconds = ["000010", "000011", "000012", "000013", "000140"];
         assert_eq!(names, seconds.map(|second| format!("19700101-{second}")));
+    }
+
+    #[test]
+    fn what_a_closed_segment_could_not_sync_is_told_once_by_the_next_sync() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sink = sink(folder.path());
+        sink.unsynced = Some(StorageFull.into());
+        assert_eq!(sink.sync().unwrap_err().kind(), StorageFull);
+        assert!(sink.sync().is_ok());
     }
 }

@@ -1,7 +1,7 @@
 //! The thread that writes: takes lines from the queue, hands them to their segments, flushes and rotates these in time.
 //! Invariant: an error of writing loses nothing that is here. It is told once, counted and tried again, while the queue fills
-//! up and holds back whoever logs, for as long as they have patience; only `stop` makes the writer give up. One place that can't be written holds up
-//! the others, since the order of lines is kept and waiting is the only safe answer.
+//! up and holds back whoever logs, for as long as they have patience; only `stop` makes the writer give up. One place that
+//! can't be written holds up the others, since the order of lines is kept and waiting is the only safe answer.
 use super::LogCounters;
 use super::queue::{Chunk, LINGER, Queue, Work};
 use super::segment::Sink;
