@@ -3,7 +3,7 @@
 use super::model::{Failure, Moment, Place, QueueHandle, ReadyHandle};
 use super::{Block, Engine, Held, InsertReason};
 use crate::id::SpoolId;
-use crate::smtp::reply::{EnhancedCode, ReplyCode};
+use crate::smtp::reply::ReplyCode;
 use crate::time::{Mono, Wall};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -34,14 +34,8 @@ impl Engine {
                     self.when(message.due)
                 ));
                 let failure = message.last;
-                why.extend(failure.map(|failure| self.describe_failure(message.attempts, failure)));
-                if let Some(timed) = self.suspension_of(&queue.name) {
-                    let until = self.when(timed.ends);
-                    why.push(format!(
-                        "an administrator suspended its queue until {until}: {}",
-                        timed.entry.reason
-                    ));
-                }
+                why.extend(failure.map(|failure| describe_failure(message.attempts, failure)));
+                why.extend(self.explain_suspension(&queue.name, "its queue"));
                 let expiry = self.expiry(message);
                 if expiry < message.due {
                     ("expire".into(), Some(expiry))
@@ -100,19 +94,20 @@ impl Engine {
 
     fn explain_scheduled(&self, handle: QueueHandle) -> Explanation {
         let queue = &self.queues[handle];
-        let messages =
-            || self.messages_of(handle).into_iter().map(|message| &self.messages[message]);
-        let later = messages().filter(|message| message.place == Place::Scheduled);
-        let first = later.clone().min_by_key(|message| message.due);
-        let condemned = messages().filter(|message| message.place == Place::Condemned).count();
+        let (mut later, mut condemned) = (Vec::new(), 0);
+        for message in self.messages_of(handle) {
+            let message = &self.messages[message];
+            match message.place {
+                Place::Scheduled => later.push(message),
+                Place::Condemned => condemned += 1,
+                _ => {}
+            }
+        }
+        let first = later.iter().min_by_key(|message| message.due);
         let mut why = Vec::new();
-        why.extend(queue.block.as_ref().map(describe));
-        if let (Some(timed), None) = (self.suspension_of(&queue.name), &queue.block) {
-            let until = self.when(timed.ends);
-            why.push(format!(
-                "an administrator suspended it until {until}: {}",
-                timed.entry.reason
-            ));
+        match &queue.block {
+            Some(block) => why.push(describe(block)),
+            None => why.extend(self.explain_suspension(&queue.name, "it")),
         }
         why.extend(
             self.bounce_for(handle).map(|entry| {
@@ -125,11 +120,11 @@ impl Engine {
         if let Some(first) = first {
             why.push(format!(
                 "{} messages wait for a later attempt, the first for attempt {} at {}",
-                later.count(),
+                later.len(),
                 first.attempts + 1,
                 self.when(first.due)
             ));
-            why.extend(first.last.map(|failure| self.describe_failure(first.attempts, failure)));
+            why.extend(first.last.map(|failure| describe_failure(first.attempts, failure)));
         }
         let armed = self.armed(queue.armed);
         let (next_action, earliest) = match first {
@@ -147,29 +142,10 @@ impl Engine {
         }
     }
 
-    fn describe_failure(&self, attempt: u16, failure: Failure) -> String {
-        match failure {
-            Failure::Reply(ReplyCode { code, enhanced: Some(enhanced) }) => {
-                let EnhancedCode { class, subject, detail } = enhanced;
-                format!(
-                    "attempt {attempt} ended with {code} {class}.{subject}.{detail}; its record has the text"
-                )
-            }
-            Failure::Reply(ReplyCode { code, enhanced: None }) => {
-                format!("attempt {attempt} ended with {code}; its record has the text")
-            }
-            Failure::Unknown => {
-                format!("attempt {attempt}: the reply to the final dot was lost")
-            }
-            Failure::NoSession(because) => {
-                let because = match because {
-                    InsertReason::MxResolvedToZeroHosts => "its hosts have no addresses",
-                    InsertReason::MxWasSkipped => "all its hosts are in skip_hosts",
-                    _ => "no host could be connected to",
-                };
-                format!("attempt {attempt} failed: {because}; its record has the text")
-            }
-        }
+    fn explain_suspension(&self, queue: &str, called: &str) -> Option<String> {
+        let timed = self.suspension_of(queue)?;
+        let until = self.when(timed.ends);
+        Some(format!("an administrator suspended {called} until {until}: {}", timed.entry.reason))
     }
 
     /// An egress source: what its ready queues wait for.
@@ -236,6 +212,26 @@ impl Engine {
         match self.armed(at) {
             Some(at) => self.date(Moment::of(at)),
             None => "a time that isn't known yet".into(),
+        }
+    }
+}
+
+fn describe_failure(attempt: u16, failure: Failure) -> String {
+    match failure {
+        Failure::Reply(ReplyCode { code, enhanced }) => {
+            let enhanced = enhanced.map_or(String::new(), |enhanced| format!(" {enhanced}"));
+            format!("attempt {attempt} ended with {code}{enhanced}; its record has the text")
+        }
+        Failure::Unknown => {
+            format!("attempt {attempt}: the reply to the final dot was lost")
+        }
+        Failure::NoSession(because) => {
+            let because = match because {
+                InsertReason::MxResolvedToZeroHosts => "its hosts have no addresses",
+                InsertReason::MxWasSkipped => "all its hosts are in skip_hosts",
+                _ => "no host could be connected to",
+            };
+            format!("attempt {attempt} failed: {because}; its record has the text")
         }
     }
 }
