@@ -1,6 +1,7 @@
 //! The daemon's life: policy, spool, logs, node, until a signal. Invariant: what can't start says so in one line and
 //! leaves nothing half-started; what was started is stopped in the opposite order, logs last.
 use crate::diagnostics::Diagnostics;
+use crate::folder;
 use crate::http::{HttpService, Operations};
 use crate::logs::{LocalLogger, node_id};
 use crate::policy::{Loaded, LuaPolicy, PolicyOptions, Setup};
@@ -14,7 +15,6 @@ use kumo_io_real::files::RealFiles;
 use kumo_io_real::host::RealHost;
 use kumo_io_real::net::RealNetwork;
 use kumo_io_real::spool::{MemoryBudget, RealSpool};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -40,7 +40,7 @@ pub async fn run(options: Options) -> Result<(), String> {
         .await
         .map_err(|error| error.to_string())?;
     if let Some(directory) = &options.journal {
-        prepare_journal(directory)?;
+        folder::prepare("--journal", directory)?;
     }
     let host = RealHost::new();
     let (data, meta) = spools(&setup)?;
@@ -113,20 +113,6 @@ fn spools(setup: &Setup) -> Result<(&SpoolDefinition, &SpoolDefinition), String>
         (None, _) => Err("the spool named 'data' has not been defined: call kumo.define_spool in init".into()),
         (_, None) => Err("the spool named 'meta' has not been defined: call kumo.define_spool in init".into()),
     }
-}
-
-/// Who asks for a journal wants to hear at once that there can't be one.
-fn prepare_journal(directory: &Path) -> Result<(), String> {
-    let probe = directory.join(".probe");
-    let tried = fs::create_dir_all(directory)
-        .and_then(|()| fs::write(&probe, "probe\n"))
-        .and_then(|()| fs::remove_file(&probe));
-    tried.map_err(|error| {
-        let directory = directory.display();
-        format!(
-            "--journal {directory}: {error}; it has to be a directory that kumod's user can write"
-        )
-    })
 }
 
 fn node_id_path(meta: &SpoolDefinition) -> PathBuf {

@@ -7,6 +7,7 @@
 //! - Nothing here decides about a message; what operators see is put into words here.
 pub mod daemon;
 pub mod diagnostics;
+mod folder;
 pub mod http;
 mod line_ends;
 pub mod logs;

@@ -20,6 +20,7 @@ mod select;
 mod tests;
 mod writer;
 
+use crate::folder;
 use kumo_core::config::service::{LocalLogs, PerRecord};
 use kumo_core::log::RecordKind;
 use kumo_driver::counters::Counter;
@@ -143,7 +144,7 @@ fn prepare(places: &[Place]) -> Result<(), String> {
             let suffix = &place.suffix;
             return Err(format!("per_record: suffix {suffix:?} can't be part of a file name"));
         }
-        place.probe(&std::process::id().to_string())?;
+        folder::prepare("log_dir", &place.directory)?;
         let directory = place.directory.display();
         match place.close_leftovers() {
             Ok(0) => {}
