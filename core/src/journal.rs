@@ -126,8 +126,19 @@ pub struct Replayed {
     pub engine: Option<Engine>,
 }
 
+/// What is met while a segment runs again, in this order.
+pub enum Met<'a> {
+    Input(Now, &'a Input),
+    Output(&'a Output),
+}
+
 /// Runs a segment again and compares every hash.
 pub fn replay(segment: &[u8]) -> Replayed {
+    replay_watched(segment, |_| {})
+}
+
+/// As [`replay`], with somebody who looks on.
+pub fn replay_watched(segment: &[u8], mut watch: impl FnMut(Met<'_>)) -> Replayed {
     let mut replayed = Replayed { steps: 0, missing: 0, end: End::Complete, engine: None };
     if !segment.starts_with(HEADER) {
         let why = match HEADER.starts_with(segment) {
@@ -141,7 +152,7 @@ pub fn replay(segment: &[u8]) -> Replayed {
     while offset < segment.len() {
         match read(&segment[offset..]) {
             Ok((entry, length)) => {
-                if let Some(end) = take(entry, offset, &mut replayed) {
+                if let Some(end) = take(entry, offset, &mut replayed, &mut watch) {
                     replayed.end = end;
                     return replayed;
                 }
@@ -173,7 +184,12 @@ fn read(octets: &[u8]) -> Result<(Entry<Input, Vec<u8>>, usize), &'static str> {
     Ok((entry, end))
 }
 
-fn take(entry: Entry<Input, Vec<u8>>, offset: usize, replayed: &mut Replayed) -> Option<End> {
+fn take(
+    entry: Entry<Input, Vec<u8>>,
+    offset: usize,
+    replayed: &mut Replayed,
+    watch: &mut impl FnMut(Met<'_>),
+) -> Option<End> {
     match entry {
         Entry::Begin { config, seed } => replayed.engine = Some(Engine::new(config, seed)),
         Entry::Snapshot(state) => match postcard::from_bytes(&state) {
@@ -188,9 +204,11 @@ fn take(entry: Entry<Input, Vec<u8>>, offset: usize, replayed: &mut Replayed) ->
             let Some(engine) = &mut replayed.engine else {
                 return Some(End::Torn { offset, why: "a step without an engine before it" });
             };
+            watch(Met::Input(now, &input));
             engine.handle(now, input);
             let mut hash = OutputHash::default();
             while let Some(output) = engine.poll() {
+                watch(Met::Output(&output));
                 hash.add(&output);
             }
             replayed.steps += 1;

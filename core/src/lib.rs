@@ -9,6 +9,7 @@
 //! - [`record`]: the versioned, checksummed spool record.
 //! - [`config`]: the types behind every `make_*` and `start_*` option.
 //! - [`port`]: what the outside must offer.
+//! - [`marks`], [`canary`]: for the simulator: branches it has to reach, and bugs it has to catch. Nothing in other builds.
 //!
 //! # The run loop
 //! A machine is fed with one input at a time and drained after each:
@@ -30,6 +31,7 @@
 extern crate alloc;
 
 pub mod address;
+pub mod canary;
 pub mod commit;
 pub mod config;
 pub mod date;
@@ -39,6 +41,7 @@ pub mod id;
 pub mod journal;
 pub mod limits;
 pub mod log;
+pub mod marks;
 pub mod message;
 pub mod mx;
 pub mod port;

@@ -11,8 +11,10 @@ use super::batch::{Batch, Submission, delete_bodies};
 use super::{
     CommitConfig, CommitOutcome, Durable, Input, Output, Refusal, StageId, Ticket, Waiver, Work,
 };
+use crate::canary::{self, Canary};
 use crate::id::SpoolId;
 use crate::limits;
+use crate::marks::{Mark, reached};
 use crate::port::{SpoolError, SyncMode};
 use crate::time::{Duration, Mono};
 use alloc::collections::VecDeque;
@@ -140,6 +142,7 @@ impl Committer {
         self.phase = self.phase.max(Phase::Stopping);
         for submission in core::mem::take(&mut self.waiting) {
             if submission.is_store() {
+                reached(Mark::StoreRefusedAtStop);
                 self.done(submission.ticket, CommitOutcome::Refused(Refusal::Stopping));
             } else {
                 self.waiting.push_back(submission);
@@ -162,6 +165,7 @@ impl Committer {
                 batch.submissions.push(submission);
                 continue;
             }
+            reached(Mark::BodiesWithoutCommit);
             self.orphans.extend(submission.stored_ids());
             if !submission.answered {
                 self.done(submission.ticket, answer.outcome());
@@ -181,6 +185,7 @@ impl Committer {
             .partition(|submission| submission.deadline <= now);
         self.waiting = waiting;
         for submission in late {
+            reached(Mark::StoreLateWaiting);
             self.done(submission.ticket, CommitOutcome::TimedOut);
         }
         if let Some(batch) = self.bodies_written.take() {
@@ -201,6 +206,7 @@ impl Committer {
             }
         }
         for ticket in late {
+            reached(Mark::StoreLateInFlight);
             self.done(ticket, CommitOutcome::TimedOut);
         }
     }
@@ -297,7 +303,9 @@ impl Committer {
         }
         let sync = self.sync_mode(batch.needs_sync());
         let stage = self.stage();
-        self.outputs.push_back(Output::Apply { stage, batch: operations, sync });
+        let asked =
+            if canary::planted(Canary::AckBeforeDurable) { SyncMode::Unsynced } else { sync };
+        self.outputs.push_back(Output::Apply { stage, batch: operations, sync: asked });
         self.commit = Some(Commit::Batch { stage, batch, sync });
     }
 
@@ -340,6 +348,9 @@ impl Committer {
         if self.phase == Phase::Draining && !busy && (!owing || failing) {
             self.phase = Phase::Drained;
             let owed = core::mem::take(&mut self.undo);
+            if !owed.is_empty() {
+                reached(Mark::DrainedOwing);
+            }
             self.outputs.push_back(Output::Drained { owed });
         }
     }
@@ -362,7 +373,10 @@ impl Committer {
             },
             Some(Commit::Sync { stage: ours }) if ours == stage => match result {
                 Ok(()) => self.synced(),
-                Err(_) => self.rest(now),
+                Err(_) => {
+                    reached(Mark::SyncFailed);
+                    self.rest(now);
+                }
             },
             _ => panic!("{stage:?} is unknown or was completed before"),
         }
@@ -396,6 +410,7 @@ impl Committer {
             self.synced();
         }
         if !batch.undo.is_empty() {
+            reached(Mark::StoreLateUndone);
             self.outputs.push_back(Output::Undone { ids: batch.undo });
         }
         for submission in batch.submissions {
@@ -423,6 +438,7 @@ impl Committer {
 
     /// Nothing is known of what a failed batch left behind: every store in it is taken back.
     fn failed(&mut self, now: Mono, batch: Batch, error: &SpoolError) {
+        reached(Mark::BatchFailed);
         self.rest(now);
         self.undo.extend(batch.undo);
         self.orphans.extend(batch.orphans);

@@ -4,8 +4,10 @@ use super::model::*;
 use super::schedule;
 use super::timers::{NEVER, Timer};
 use super::{Admission, Conclusion, Engine, Note, Output, QueueSelector, Reason, Then};
+use crate::canary::{self, Canary};
 use crate::limits;
 use crate::log::RecordKind;
+use crate::marks::{Mark, reached};
 use crate::queue_name::QueueName;
 use crate::smtp::reply::{EnhancedCode, ReplyCode};
 use crate::time::{Duration, Mono, Now};
@@ -186,6 +188,9 @@ impl Engine {
         let message = &self.messages[handle];
         let at = match message.place {
             Place::Scheduled => message.due.min(self.expiry(message)),
+            Place::Waiting | Place::Ready(_) if canary::planted(Canary::ExpirySkippedInReady) => {
+                NEVER
+            }
             Place::Waiting | Place::Ready(_) => self.expiry(message),
             Place::Unremoved => message.due,
             Place::Asking | Place::InFlight | Place::Concluding | Place::Condemned => NEVER,
@@ -202,7 +207,12 @@ impl Engine {
             Place::Unremoved => {
                 self.conclude(handle, Origin::default(), Vec::new(), Then::Remove, After::Forget);
             }
-            _ if self.expiry(message) <= self.now.mono => {
+            place if self.expiry(message) <= self.now.mono => {
+                reached(match place {
+                    Place::Waiting => Mark::ExpiredInLine,
+                    Place::Ready(_) => Mark::ExpiredReady,
+                    _ => Mark::ExpiredScheduled,
+                });
                 self.expire(handle, Origin::default(), Vec::new())
             }
             Place::Scheduled => self.put_back(handle),
@@ -298,10 +308,14 @@ impl Engine {
             Pending::Conclude { message, after } => (message, after),
             other => panic!("{op:?} is {other:?}, not a conclusion"),
         };
+        if canary::planted(Canary::SecondCompletion) && self.messages.get(handle).is_none() {
+            return;
+        }
         if after == After::ForgetCondemned {
             self.next_condemned();
         }
         match (after, stored) {
+            (After::Schedule, _) if canary::planted(Canary::RequeueForgotten) => {}
             (After::Schedule, _) => self.put_back(handle),
             (_, true) => self.forget(handle),
             (_, false) => self.retry_removal(handle),
@@ -310,6 +324,7 @@ impl Engine {
 
     /// It must not be sent again, only removed.
     fn retry_removal(&mut self, handle: MessageHandle) {
+        reached(Mark::RemovalRetried);
         let spread = self.retry_random.duration_up_to(Duration::from_secs(55));
         self.messages[handle].due = self.now.mono + Duration::from_secs(5) + spread;
         self.place(handle, Place::Unremoved);

@@ -163,6 +163,59 @@ pub enum Output {
     Stopped,
 }
 
+impl Input {
+    pub const VARIANTS: [&'static str; 11] = [
+        "Tick",
+        "Admit",
+        "Answer",
+        "Resolved",
+        "SessionReady",
+        "Attempted",
+        "SessionClosed",
+        "Concluded",
+        "Admin",
+        "SpoolHealth",
+        "Stop",
+    ];
+
+    /// Its place in [`Input::VARIANTS`].
+    pub fn variant(&self) -> usize {
+        match self {
+            Input::Tick => 0,
+            Input::Admit(_) => 1,
+            Input::Answer { .. } => 2,
+            Input::Resolved { .. } => 3,
+            Input::SessionReady { .. } => 4,
+            Input::Attempted { .. } => 5,
+            Input::SessionClosed { .. } => 6,
+            Input::Concluded { .. } => 7,
+            Input::Admin { .. } => 8,
+            Input::SpoolHealth { .. } => 9,
+            Input::Stop => 10,
+        }
+    }
+}
+
+impl Output {
+    pub const VARIANTS: [&'static str; 9] =
+        ["Ask", "Resolve", "Open", "Deliver", "Close", "Abort", "Conclude", "AdminDone", "Stopped"];
+
+    /// Its place in [`Output::VARIANTS`].
+    pub fn variant(&self) -> usize {
+        match self {
+            Output::Ask { .. } => 0,
+            Output::Resolve { .. } => 1,
+            Output::Open { .. } => 2,
+            Output::Deliver { .. } => 3,
+            Output::Close { .. } => 4,
+            Output::Abort { .. } => 5,
+            Output::Conclude { .. } => 6,
+            Output::AdminDone { .. } => 7,
+            Output::Stopped => 8,
+        }
+    }
+}
+
 /// What became of one or all recipients in an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {

@@ -30,6 +30,7 @@ pub use model::{Block, Held};
 pub use timers::WakeReason;
 
 use crate::id::{OpId, SessionId, SpoolId};
+use crate::marks::{Mark, reached};
 use crate::random::Random;
 use crate::throttle::Throttle;
 use crate::time::{Duration, Mono, Now};
@@ -283,6 +284,7 @@ impl Engine {
             self.pending.iter().filter(is_requeue).map(|(op, _)| *op).collect();
         asked.sort_unstable();
         for op in asked {
+            reached(Mark::SettledAtStop);
             let pending = self.pending.insert(op, Pending::Settled);
             let Some(Pending::Requeue(requeue)) = pending else { unreachable!("filtered above") };
             self.requeue_answered(*requeue, RequeueAnswer::Keep);

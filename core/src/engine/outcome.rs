@@ -4,8 +4,10 @@
 use super::admission::generated;
 use super::model::*;
 use super::{Engine, InsertReason, Note, Outcome, Outcomes, Question, Reason, RequeueAnswer, Then};
+use crate::canary::{self, Canary};
 use crate::id::OpId;
 use crate::log::RecordKind;
+use crate::marks::{Mark, reached};
 use crate::recipients::RecipientSet;
 use crate::smtp::reply::ReplyCode;
 use crate::time::{Duration, Mono, Now, Wall};
@@ -72,6 +74,9 @@ impl Engine {
         self.ready[ready].in_flight -= 1;
         self.list_ready(ready);
         let origin = Origin { attempt: Some(op), session: Some(id), ready: Some(ready) };
+        if canary::planted(Canary::SecondCompletion) {
+            self.judge(message, origin.clone(), &recipients, &outcomes);
+        }
         self.judge(message, origin, &recipients, &outcomes);
     }
 
@@ -96,6 +101,9 @@ impl Engine {
         self.counts.delivered += u64::from(sorted.delivered.len());
         self.counts.bounced += u64::from(sorted.refused.len());
         self.counts.transfailed += u64::from(sorted.deferred.len() + sorted.unknown.len());
+        if !sorted.unknown.is_empty() {
+            reached(Mark::UnknownOutcome);
+        }
         let notes = notes_of(sorted);
         match (done, failed, progress) {
             (true, ..) => self.conclude(handle, origin, notes, Then::Remove, After::Forget),
@@ -116,6 +124,7 @@ impl Engine {
         let wait = self.retry_random.duration_up_to(Duration::from_secs(60));
         self.messages[handle].due = self.now.mono + wait;
         self.counts.returned += 1;
+        reached(Mark::ReturnedUntried);
         self.put_back(handle);
     }
 
@@ -150,6 +159,7 @@ impl Engine {
         let due = self.next_retry(handle);
         self.messages[handle].due = due;
         if due > self.expiry(&self.messages[handle]) {
+            reached(Mark::ExpiredAfterAttempt);
             self.expire(handle, origin, notes);
             return;
         }
@@ -190,6 +200,7 @@ impl Engine {
             }
         }
         if self.messages[handle].due > self.expiry(&self.messages[handle]) {
+            reached(Mark::ExpiredAfterAttempt);
             self.expire(handle, origin, notes);
             return;
         }

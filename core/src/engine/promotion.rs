@@ -5,11 +5,13 @@ use super::admission::{generated, selects};
 use super::model::*;
 use super::timers::NEVER;
 use super::{AdminEntry, Answer, Engine, Output, Question, Resolution, ResolvedPool, Then};
+use crate::canary::{self, Canary};
 use crate::config::queue::DeliveryProtocol;
 use crate::config::{EgressPath, EgressSource, QueueConfig};
 use crate::id::OpId;
 use crate::limits;
 use crate::log::RecordKind;
+use crate::marks::{Mark, reached};
 use crate::mx;
 use crate::queue_name::QueueName;
 use crate::throttle::Throttle;
@@ -98,7 +100,8 @@ impl Engine {
             return Err(until_told(Block::Stopping));
         }
         let config = self.queue_config(queue)?;
-        if self.expiry(&self.messages[message]) <= self.now.mono {
+        let skipped = canary::planted(Canary::ExpirySkippedInReady);
+        if self.expiry(&self.messages[message]) <= self.now.mono && !skipped {
             self.expire(message, Origin::default(), Vec::new());
             return Ok(());
         }
@@ -593,6 +596,9 @@ impl Engine {
 
     pub(super) fn answered(&mut self, op: OpId, answer: Answer) {
         let pending = self.finish(op);
+        if let Answer::Failed { .. } = answer {
+            reached(Mark::PolicyFailed);
+        }
         match (pending, answer) {
             (Pending::QueueConfig(queue), Answer::QueueConfig(config)) => {
                 self.queue_config_answered(queue, Ok(*config));

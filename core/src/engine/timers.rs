@@ -2,6 +2,7 @@
 //! that it can be taken back exactly; an entry found here is due. Moments are monotonic, never wall time.
 use super::arena::Handle;
 use super::model::{Message, ReadyQueue, ScheduledQueue};
+use crate::canary::{self, Canary};
 use crate::time::Mono;
 use alloc::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
@@ -45,10 +46,11 @@ impl Timers {
             let found = self.set.remove(&(*armed, timer));
             assert!(found, "{timer:?} isn't armed for the moment its holder remembers");
         }
-        if at != NEVER {
+        let lost = canary::planted(Canary::TimerLost) && at.0 % 8 == 0;
+        *armed = if lost { NEVER } else { at };
+        if *armed != NEVER {
             self.set.insert((at, timer));
         }
-        *armed = at;
     }
 
     /// Takes out the next timer that is due. Its holder must forget the moment.

@@ -11,6 +11,7 @@ use kumo_core::config::queue::DeliveryProtocol;
 use kumo_core::engine::{CloseCause, Input as EngineInput, Outcome, Outcomes, Target};
 use kumo_core::id::{OpId, SessionId, SpoolId};
 use kumo_core::log::{PeerAddress, SourceAddress};
+use kumo_core::marks::{Mark, reached};
 use kumo_core::message::Message;
 use kumo_core::mx::{Candidate, Plan};
 use kumo_core::port::{DialRequest, NetErrorKind, Network, Stream, TlsInfo};
@@ -214,6 +215,7 @@ impl<W: World> Link<W> {
         if !self.fence.complete() {
             return;
         }
+        reached(Mark::LoadFailed);
         tracing::error!("a delivery couldn't begin: {error}");
         let outcomes = Outcomes::Uniform(Outcome::Deferred(Reply::new(400, "").reply_code()));
         self.shared.tell_engine(EngineInput::Attempted { op, outcomes, reusable: true }).await;
@@ -292,6 +294,7 @@ async fn run<W: World>(
     // Waits for a command that is just being sent, which takes no time.
     while let Some(command) = commands.recv().await {
         if let Command::Deliver { op, .. } = command {
+            reached(Mark::SessionEndedUntold);
             link.shared.tell_engine(returned(op)).await;
         }
     }
@@ -407,6 +410,7 @@ async fn smtp<W: World>(
             if !again {
                 continue;
             }
+            reached(Mark::TlsFallback);
             tried = try_candidate(link, candidate, true, commands).await;
         }
         match tried {
@@ -535,6 +539,7 @@ impl<W: World> Dialogue<'_, W> {
     fn tick(&mut self) {
         let now = self.link.shared.now();
         if self.give_up_at.is_some_and(|at| at <= now.mono) {
+            reached(Mark::StoppingSession);
             self.machine.handle(now, Input::Abort);
         } else {
             self.machine.handle(now, Input::Tick);

@@ -6,10 +6,12 @@ use crate::shared::{Attempt, Connection, LoadError, Shared};
 use crate::world::World;
 use bytes::Bytes;
 use kumo_core::address::Mailbox;
+use kumo_core::canary::{self, Canary};
 use kumo_core::commit::Work;
 use kumo_core::engine::{Conclusion, Input, Note, Reason, Then};
 use kumo_core::id::OpId;
 use kumo_core::log::RecordKind;
+use kumo_core::marks::{Mark, reached};
 use kumo_core::message::Message;
 use kumo_core::recipients::RecipientSet;
 use kumo_core::record::encode_meta;
@@ -77,6 +79,7 @@ fn is_last_word(conclusion: &Conclusion) -> bool {
 
 /// The spool keeps what it has, for an operator or for the next life; the engine goes on as if it were done.
 async fn leave<W: World>(shared: &Shared<W>, op: OpId, conclusion: &Conclusion, why: &str) {
+    reached(Mark::ConcludedWithoutMessage);
     tracing::error!(id = %conclusion.message, "what became of a message isn't written to the spool: {why}");
     shared.tell_engine(Input::Concluded { op, stored: true }).await;
 }
@@ -196,6 +199,7 @@ fn work_of<W: World>(
     let id = conclusion.message;
     match (&conclusion.then, subject) {
         (Then::Nothing, _) => None,
+        (Then::Remove, _) if canary::planted(Canary::RemovalDropped) => None,
         (Then::Remove, _) => {
             shared.messages.remove(id);
             Some(Work::Remove { id })

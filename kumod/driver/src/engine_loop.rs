@@ -12,6 +12,7 @@ use kumo_core::engine::{
 };
 use kumo_core::id::{OpId, SessionId};
 use kumo_core::journal::OutputHash;
+use kumo_core::marks::{Mark, reached};
 use kumo_core::time::{Duration, Now};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -157,6 +158,7 @@ impl<W: World> EngineLoop<W> {
             Output::Deliver { op, session, message, recipients, deadline: _ } => {
                 let command = Command::Deliver { op, message, recipients };
                 if let Some(Command::Deliver { op, .. }) = self.session(session).tell(command) {
+                    reached(Mark::SessionEndedUntold);
                     self.own.push_back(returned(op));
                 }
             }

@@ -8,6 +8,7 @@ use crate::world::World;
 use kumo_core::commit::Work;
 use kumo_core::engine::{Admission, Input, InsertReason};
 use kumo_core::id::SpoolId;
+use kumo_core::marks::{Mark, reached};
 use kumo_core::port::{Family, ScanPage, Spool};
 use kumo_core::queue_name;
 use kumo_core::record::{MetaRecord, decode_meta};
@@ -66,6 +67,7 @@ async fn admit_all<W: World>(shared: &Shared<W>, started: Mono, progress: &mut P
         let Some(page) = page(shared, Family::Meta, from, false).await else { return false };
         progress.damaged |= !page.damaged.is_empty();
         for damage in &page.damaged {
+            reached(Mark::ScanDamaged);
             tracing::error!("a part of the spool can't be read: {damage}");
         }
         for (id, value) in page.entries {
@@ -152,6 +154,7 @@ async fn sweep<W: World>(shared: &Arc<Shared<W>>) {
             if shared.world.spool().may_lack_records() {
                 return;
             }
+            reached(Mark::OrphanSwept);
             shared.counters.orphans_swept.add(1);
             tracing::info!(%id, "a body without an envelope was swept from the spool");
             let submission = Submission { work: Work::Remove { id }, waiter: Waiter::Nobody };

@@ -5,6 +5,7 @@ use crate::shared::Shared;
 use crate::world::World;
 use kumo_core::engine::{Engine, EngineConfig, Input, Output};
 use kumo_core::journal::{self, OutputHash};
+use kumo_core::marks::{Mark, reached};
 use kumo_core::port::Files;
 use kumo_core::time::{Duration, Mono, Now};
 use std::future::Future;
@@ -180,6 +181,7 @@ impl<W: World> Journal<W> {
 
     /// The gap begins.
     fn give_up_buffer(&mut self) {
+        reached(Mark::JournalGap);
         self.buffer.clear();
         self.gap = Some(Gap { since: self.now, inputs: 0 });
         let inputs = std::mem::take(&mut self.buffered);

@@ -18,6 +18,7 @@ use kumo_core::config::EsmtpListener;
 use kumo_core::engine::{AdminCommand, AdminReply, Engine, EngineConfig, Input};
 use kumo_core::id::SpoolId;
 use kumo_core::limits;
+use kumo_core::marks::{Mark, reached};
 use kumo_core::message::Message;
 use kumo_core::port::{Listener, NetError, Network, Spool, TlsAccept};
 use kumo_core::smtp::server::Submitted;
@@ -153,6 +154,7 @@ impl<W: World> Node<W> {
             let _ = self.engine_stopped.await;
         };
         if timeout(STOP_SESSIONS, quiet).await.is_err() {
+            reached(Mark::StopCutShort);
             tracing::error!(
                 "deliveries and their records didn't end within {STOP_SESSIONS:?}; what they were about stays in the spool"
             );

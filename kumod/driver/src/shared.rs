@@ -12,6 +12,7 @@ use kumo_core::engine::Input;
 use kumo_core::id::{OpId, SessionId, SpoolId, SpoolIdGenerator};
 use kumo_core::limits;
 use kumo_core::log::{PeerAddress, SourceAddress};
+use kumo_core::marks::{Mark, reached};
 use kumo_core::message::Message;
 use kumo_core::port::{Family, Host, Spool, SpoolErrorKind, TlsInfo};
 use kumo_core::random::Random;
@@ -223,6 +224,7 @@ impl<W: World> Shared<W> {
     pub async fn record_or_count(&self, event: RecordEvent<'_>) {
         let (kind, id) = (event.kind, event.message.id);
         if !self.record(event).await {
+            reached(Mark::LogFull);
             self.counters.records_lost.add(1);
             tracing::error!(%id, "the log has been full for {LOG_DEADLINE:?}: a {} record is lost", kind.name());
         }
@@ -263,6 +265,7 @@ impl<W: World> Shared<W> {
 
     /// Says so once for each look at it; the record stays where it is, for an operator to see to.
     pub fn damaged(&self, id: SpoolId, why: &str) -> LoadError {
+        reached(Mark::RecordQuarantined);
         self.counters.quarantined.add(1);
         tracing::error!(%id, "the spool's record of message {id} is damaged and left alone: {why}");
         LoadError::Damaged(format!("the spool's record of message {id} is damaged: {why}"))
