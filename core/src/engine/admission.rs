@@ -3,7 +3,9 @@
 use super::model::*;
 use super::schedule;
 use super::timers::{NEVER, Timer};
-use super::{Admission, Conclusion, Engine, Note, Output, QueueSelector, Reason, Then};
+use super::{
+    Admission, Conclusion, Engine, InsertReason, Note, Output, QueueSelector, Reason, Then,
+};
 use crate::canary::{self, Canary};
 use crate::limits;
 use crate::log::RecordKind;
@@ -46,15 +48,15 @@ impl Engine {
             return;
         }
         let queue = self.queue_named(&admission.queue);
-        let due =
-            admission.due.map_or(self.now.mono, |due| Moment::from_wall(due, self.now).as_mono());
+        let due = admission.due.map_or(self.now.mono, |due| {
+            Moment::from_wall(due - self.gone_back(&admission), self.now).as_mono()
+        });
         let message = Message {
             id: admission.id,
             queue,
             previous: None,
             next: None,
-            born: Moment::from_wall(admission.id.created(), self.now)
-                .min(Moment::of(self.now.mono)),
+            born: self.born(&admission),
             expires: admission.expires.map(|at| Moment::from_wall(at, self.now)),
             due,
             armed: NEVER,
@@ -71,6 +73,28 @@ impl Engine {
         self.link(handle, queue);
         self.counts.admitted += 1;
         self.put_back(handle);
+    }
+
+    /// Only earlier lives' messages are as old as the wall clock says: it may have stepped while this one was on its way in.
+    fn born(&self, admission: &Admission) -> Moment {
+        let now = Moment::of(self.now.mono);
+        match admission.reason {
+            InsertReason::Enumerated => {
+                Moment::from_wall(admission.id.created(), self.now).min(now)
+            }
+            _ => now,
+        }
+    }
+
+    /// A retry that an earlier life wrote down, of a message from the future: the wall clock has gone back since, by so much at
+    /// least, and the retry with it, or it would wait for years. What policy scheduled stays as policy said.
+    fn gone_back(&self, admission: &Admission) -> Duration {
+        match admission.reason {
+            InsertReason::Enumerated if admission.attempts > 0 => {
+                admission.id.created().since(self.now.wall)
+            }
+            _ => Duration::ZERO,
+        }
     }
 
     fn queue_named(&mut self, name: &Arc<str>) -> QueueHandle {

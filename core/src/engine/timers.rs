@@ -46,7 +46,7 @@ impl Timers {
             let found = self.set.remove(&(*armed, timer));
             assert!(found, "{timer:?} isn't armed for the moment its holder remembers");
         }
-        let lost = canary::planted(Canary::TimerLost) && at.0 % 8 == 0;
+        let lost = canary::planted(Canary::TimerLost) && at.0.is_multiple_of(8);
         *armed = if lost { NEVER } else { at };
         if *armed != NEVER {
             self.set.insert((at, timer));

@@ -116,6 +116,31 @@ fn a_step_of_the_wall_clock_expires_nothing_and_hurries_nothing() {
     assert_eq!(bench.removed, []);
 }
 
+/// Found by the simulator: a clock that stepped between the making of a message's id and its admission.
+#[test]
+fn a_step_of_the_wall_clock_while_mail_comes_in_expires_nothing() {
+    let mut bench = Bench::new(Outside::default());
+    let admission = bench.admission("example.com", 1);
+    let id = admission.id;
+    bench.now.wall = bench.now.wall + Duration::from_secs(30 * 24 * 3600);
+    bench.input(Input::Admit(admission));
+    assert_eq!(bench.kinds(id), [RecordKind::Delivery]);
+}
+
+/// Found by the simulator: after a restart with a dead clock battery, retries waited for their dates in the far future.
+#[test]
+fn a_retry_of_an_earlier_life_does_not_wait_for_a_clock_that_went_back() {
+    let mut bench = Bench::new(Outside::default());
+    let admission = bench.admission("example.com", 1);
+    let due = Some(bench.now.wall + 20 * MINUTE);
+    bench.now.wall = Wall::from_unix_seconds(100);
+    let reason = InsertReason::Enumerated;
+    bench.input(Input::Admit(Admission { attempts: 1, due, reason, ..admission }));
+    assert_eq!(bench.delivered_at.len(), 0);
+    bench.pass(25 * MINUTE);
+    assert_eq!(bench.delivered_at.len(), 1);
+}
+
 #[test]
 fn each_recipient_has_its_own_fate() {
     let mut bench = Bench::new(Outside::default());
