@@ -354,7 +354,14 @@ impl AwaitDurable {
     pub fn on_submitted(self, outcome: Submitted, cx: &mut Context) -> State {
         match outcome {
             Submitted::Accepted(accountable) => acknowledge(accountable, &self.ids, cx),
-            Submitted::Refused(reply) => cx.refuse(reply, self.reception.about()),
+            Submitted::Refused(reply) => {
+                let closes = reply.code == 421;
+                cx.refuse(reply, self.reception.about());
+                if closes {
+                    // It has said that it closes: not once more, and nothing after it.
+                    return cx.close();
+                }
+            }
         }
         match self.after {
             AfterAnswer::Continue => ExpectMail { greeted: self.reception.greeted }.into(),

@@ -373,6 +373,19 @@ fn a_refused_submission_is_answered_and_recorded() {
     assert!(dialogue.submitted.is_empty());
 }
 
+/// Found by the simulator: the stop that made the spool refuse also told the session, which said 421 once more.
+#[test]
+fn a_submission_refused_with_421_is_the_end_with_one_reply() {
+    let refusal = || Submitted::Refused(Reply::new(421, "4.3.2 mx.test shutting down"));
+    let mut dialogue = Dialogue::opened(settings(|_| {})).with_spool(refusal);
+    dialogue.say(MESSAGE);
+    assert_eq!(dialogue.last(), "421 4.3.2 mx.test shutting down");
+    dialogue.replies.clear();
+    dialogue.input(Input::Stop);
+    assert!(dialogue.replies.is_empty());
+    assert!(dialogue.is_closed);
+}
+
 fn all_handled() -> Handled {
     Handled {
         connection_accepted: true,
