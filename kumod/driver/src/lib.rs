@@ -26,6 +26,7 @@ mod intake;
 mod journal;
 mod local;
 pub mod node;
+mod phase;
 mod plan;
 pub mod policy;
 mod questions;

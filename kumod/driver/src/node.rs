@@ -9,9 +9,10 @@ use crate::enumeration;
 use crate::intake;
 use crate::journal::Journal;
 pub use crate::journal::JournalLimits;
+use crate::phase::Phase;
 use crate::policy::{Generated, Policy};
 use crate::server::{self, Service};
-use crate::shared::{LoadError, Parts, Phase, Shared};
+use crate::shared::{LoadError, Parts, Shared};
 use crate::world::World;
 use futures_util::future::join;
 use kumo_core::config::EsmtpListener;
@@ -108,7 +109,7 @@ impl<W: World> Node<W> {
             // Nobody waits for it any more if the stop took too long.
             let _ = owed.send(committer_loop.run(submitted, control).await);
         });
-        shared.phase.send_replace(Phase::Running);
+        shared.course.go_on_to(Phase::Running);
         shared.spawn(enumeration::run(shared.clone()));
         let connections = watch::Sender::new(());
         let mut addresses = Vec::new();
@@ -146,7 +147,7 @@ impl<W: World> Node<W> {
     /// Ends within ten seconds, whatever hangs. The world is the caller's to close, logs last.
     pub async fn stop(self) {
         let shared = self.shared;
-        shared.phase.send_replace(Phase::Stopping);
+        shared.course.go_on_to(Phase::Stopping);
         let _ = self.committer.send(Control::Stop).await;
         shared.tell_engine(Input::Stop).await;
         let quiet = async {
@@ -250,7 +251,7 @@ impl<W: World> Handle<W> {
 
     /// Why no mail is taken now, in the words of seed.md 2.4.
     pub fn unavailable(&self) -> Option<&'static str> {
-        match *self.shared.phase.borrow() {
+        match self.shared.course.phase() {
             Phase::Stopping => Some("shutting down"),
             Phase::Starting => Some("waiting for spool startup"),
             Phase::Running if self.shared.is_full() => Some("too many messages are queued"),

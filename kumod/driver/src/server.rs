@@ -2,9 +2,10 @@
 //! Invariant: the wait for a store is never given up, whatever the client does; every other wait has a deadline; 250 to a final
 //! dot is written only by the machine, from the `Accountable` that `intake` yields.
 use crate::intake::{self, client_of};
+use crate::phase::Phase;
 use crate::policy::Policy;
 use crate::record::RecordEvent;
-use crate::shared::{Phase, Shared};
+use crate::shared::Shared;
 use crate::world::World;
 use bytes::BytesMut;
 use kumo_core::address::Mailbox;
@@ -62,11 +63,10 @@ pub(crate) async fn accept<W: World>(
     mut listener: ListenerOf<W>,
     alive: watch::Receiver<()>,
 ) {
-    let mut phase = service.shared.phase.subscribe();
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = phase.wait_for(|phase| *phase == Phase::Stopping) => return,
+            () = service.shared.course.stopping() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -95,7 +95,7 @@ fn refusal<W: World>(service: &Service<W>) -> Option<(Reply, bool)> {
     let host = &service.hostname;
     let reply = |text: &str| Reply::new(421, &format!("4.3.2 {host} {text}"));
     let open = service.connections.load(Ordering::Relaxed);
-    match *service.shared.phase.borrow() {
+    match service.shared.course.phase() {
         Phase::Stopping => Some((reply("shutting down"), true)),
         Phase::Starting => Some((reply("waiting for spool startup. Try again soon!"), false)),
         Phase::Running if open > service.listener.max_connections => {
@@ -172,7 +172,6 @@ enum Then {
 
 impl<W: World> Connection<'_, W> {
     async fn run(&mut self, refusal: Option<Reply>) {
-        let mut phase = self.service.shared.phase.subscribe();
         // A connection that came while the process stops has its refusal; telling it twice is no harm.
         let mut told_to_stop = refusal.is_some();
         self.handle(Input::Opened { refusal });
@@ -185,7 +184,7 @@ impl<W: World> Connection<'_, W> {
                 }
                 Then::Close => break self.close().await,
             }
-            match self.next_event(&mut phase, told_to_stop).await {
+            match self.next_event(told_to_stop).await {
                 Event::Completed(Completed::Answer(answer)) => self.handle(Input::Answer(answer)),
                 Event::Completed(Completed::Submitted(submitted)) => {
                     self.handle(Input::Submitted(submitted));
@@ -214,15 +213,12 @@ impl<W: World> Connection<'_, W> {
         self.machine.handle(now, input);
     }
 
-    async fn next_event(
-        &mut self,
-        phase: &mut watch::Receiver<Phase>,
-        told_to_stop: bool,
-    ) -> Event {
+    async fn next_event(&mut self, told_to_stop: bool) -> Event {
         let now = self.service.shared.now().mono;
         let wake = self.machine.next_wake();
         let wake = wake.map_or(Duration::from_secs(3600), |(at, _)| at.since(now));
         let reads = !self.ended && self.machine.wants_bytes();
+        let course = &self.service.shared.course;
         let Connection { pending, stream, input, .. } = self;
         let completed = async {
             match pending {
@@ -243,7 +239,7 @@ impl<W: World> Connection<'_, W> {
                 Ok(0) | Err(_) => Event::Lost,
                 Ok(_) => Event::Read,
             },
-            _ = phase.wait_for(|phase| *phase == Phase::Stopping), if !told_to_stop => Event::Stop,
+            () = course.stopping(), if !told_to_stop => Event::Stop,
             () = sleep(wake) => Event::Tick,
         };
         if let Event::Completed(_) = event {

@@ -5,6 +5,7 @@ use crate::committer::{Submission, Waiter};
 use crate::concluder::Job;
 use crate::counters::Counters;
 use crate::engine_loop::Mail;
+use crate::phase::{Course, Phase};
 use crate::record::{RecordEvent, Recorder};
 use crate::world::World;
 use kumo_core::commit::{CommitOutcome, Work};
@@ -23,7 +24,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 /// One call of the spool outside the committer.
@@ -35,14 +36,6 @@ const LOG_DEADLINE: Duration = Duration::from_secs(30);
 const STOP_MOMENT: Duration = Duration::from_secs(2);
 /// Messages that policy is being asked about at one time; each is loaded for it.
 const ASKED_AT_ONCE: usize = 64;
-
-/// Where the process stands in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    Starting,
-    Running,
-    Stopping,
-}
 
 /// Who delivered, over what: for the records of an attempt.
 #[derive(Clone, Debug, Default)]
@@ -86,7 +79,7 @@ pub(crate) struct Shared<W: World> {
     /// Never longer than the engine's messages: one conclusion for each at a time.
     pub conclusions: mpsc::UnboundedSender<Job>,
     pub messages: MessageCache,
-    pub phase: watch::Sender<Phase>,
+    pub course: Course,
     pub engine_full: AtomicBool,
     pub asking: Semaphore,
     /// The last record found no room in time: the next ones don't wait until one does.
@@ -143,7 +136,7 @@ impl<W: World> Shared<W> {
             committer: parts.committer,
             conclusions: parts.conclusions,
             messages: MessageCache::new(parts.body_cache_octets),
-            phase: watch::Sender::new(Phase::Starting),
+            course: Course::default(),
             engine_full: AtomicBool::new(false),
             asking: Semaphore::new(ASKED_AT_ONCE),
             log_is_stuck: AtomicBool::new(false),
@@ -177,7 +170,7 @@ impl<W: World> Shared<W> {
     }
 
     pub fn is_stopping(&self) -> bool {
-        *self.phase.borrow() == Phase::Stopping
+        self.course.phase() == Phase::Stopping
     }
 
     pub fn is_full(&self) -> bool {
@@ -208,9 +201,8 @@ impl<W: World> Shared<W> {
 
     /// What `wait` comes to, unless the process stops and it doesn't come within a moment.
     pub async fn unless_stopping<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
-        let mut phase = self.phase.subscribe();
         let stops = async {
-            let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
+            self.course.stopping().await;
             sleep(STOP_MOMENT).await;
         };
         tokio::select! {
