@@ -468,6 +468,7 @@ async fn try_candidate<W: World>(
         input: BytesMut::new(),
         delivery: None,
         was_ready: false,
+        writable: true,
         give_up_at: None,
     };
     dialogue.run(commands).await
@@ -484,6 +485,8 @@ struct Dialogue<'a, W: World> {
     input: BytesMut,
     delivery: Option<Delivery>,
     was_ready: bool,
+    /// False once a write has failed or was given up: what came after it would be taken for what should have followed.
+    writable: bool,
     /// The process stops: when a verdict that is still awaited has to be given up.
     give_up_at: Option<Mono>,
 }
@@ -613,7 +616,8 @@ impl<W: World> Dialogue<'_, W> {
                     self.link.attempted(delivery, fates, &self.connection, reusable).await;
                 }
                 Output::Closed(closed) => {
-                    if !pending.is_empty()
+                    if self.writable
+                        && !pending.is_empty()
                         && let Some(stream) = &mut self.stream
                     {
                         // A QUIT nobody waits for.
@@ -638,7 +642,12 @@ impl<W: World> Dialogue<'_, W> {
         let patience =
             self.machine.next_wake().map_or(Duration::from_secs(600), |at| at.since(now));
         let Some(stream) = &mut self.stream else { return self.handle(Input::Ended) };
-        match timeout(patience, stream.write_all(octets)).await {
+        if !self.writable {
+            return;
+        }
+        let written = timeout(patience, stream.write_all(octets)).await;
+        self.writable = matches!(written, Ok(Ok(())));
+        match written {
             Ok(Ok(())) => self.handle(Input::Flushed),
             Ok(Err(_)) => self.last_words().await,
             Err(_) => self.handle(Input::Tick),
