@@ -31,7 +31,7 @@ pub(crate) struct Submission {
 pub(crate) enum Waiter {
     Session(oneshot::Sender<CommitOutcome>),
     /// The engine, which hears whether its conclusion was stored.
-    Engine(OpId),
+    Engine { op: OpId, ends: Option<SpoolId> },
     /// Nobody: what is written is a repair.
     Nobody,
 }
@@ -152,9 +152,11 @@ impl<W: World> CommitterLoop<W> {
         match waiter {
             // A session that is gone no longer wants to know.
             Waiter::Session(done) => drop(done.send(outcome)),
-            Waiter::Engine(op) => {
+            Waiter::Engine { op, ends } => {
                 let stored = matches!(outcome, CommitOutcome::Written);
-                if !stored {
+                if stored {
+                    ends.into_iter().for_each(|id| self.shared.forget_unlogged(id));
+                } else {
                     tracing::error!(?outcome, "the spool didn't take an update or a removal");
                 }
                 let input = engine::Input::Concluded { op, stored };

@@ -1,5 +1,6 @@
 //! Performs conclusions: writes the records, hands the update or removal to the committer. Invariant: records come
 //! first, so that what is removed has been logged; the engine hears of each conclusion once, from the committer or from here.
+//! A recipient whose last word isn't on disk stays in the spool, whatever becomes of the message's others: the next life tries again.
 use crate::committer::{Submission, Waiter};
 use crate::record::{RecordEvent, Recorder};
 use crate::shared::{Attempt, Connection, LoadError, Shared};
@@ -57,6 +58,7 @@ pub(crate) async fn run<W: World>(shared: Arc<Shared<W>>, mut jobs: mpsc::Unboun
                     match load_patiently(&task, &loading, &conclusion, needs).await {
                         Ok(subject) => Some(subject),
                         Err(error) => {
+                            remember_unlogged(&task, &conclusion);
                             return leave(&task, op, &conclusion, &error.to_string()).await;
                         }
                     }
@@ -71,15 +73,27 @@ pub(crate) async fn run<W: World>(shared: Arc<Shared<W>>, mut jobs: mpsc::Unboun
 /// Whether it ends recipients with nothing but a record to show for it. Once that is lost nobody knows what became of them, so
 /// it is on disk before the spool forgets them (I1). Of a delivery the peer has the message to show.
 fn is_last_word(conclusion: &Conclusion) -> bool {
+    conclusion.then != Then::Nothing && last_words(conclusion).next().is_some()
+}
+
+/// The recipients that a conclusion ends with nothing but a record to show for it.
+fn last_words(conclusion: &Conclusion) -> impl Iterator<Item = &RecipientSet> {
     let ends = |kind| {
         matches!(kind, RecordKind::Bounce | RecordKind::Expiration | RecordKind::AdminBounce)
     };
-    conclusion.then != Then::Nothing && conclusion.notes.iter().any(|note| ends(note.kind))
+    conclusion.notes.iter().filter(move |note| ends(note.kind)).map(|note| &note.recipients)
+}
+
+fn remember_unlogged<W: World>(shared: &Shared<W>, conclusion: &Conclusion) {
+    last_words(conclusion).for_each(|ended| shared.remember_unlogged(conclusion.message, ended));
 }
 
 /// The spool keeps what it has, for an operator or for the next life; the engine goes on as if it were done.
 async fn leave<W: World>(shared: &Shared<W>, op: OpId, conclusion: &Conclusion, why: &str) {
     reached(Mark::ConcludedWithoutMessage);
+    if conclusion.then == Then::Remove {
+        shared.forget_unlogged(conclusion.message);
+    }
     tracing::error!(id = %conclusion.message, "what became of a message isn't written to the spool: {why}");
     shared.tell_engine(Input::Concluded { op, stored: true }).await;
 }
@@ -173,16 +187,23 @@ async fn conclude<W: World>(
         }
     }
     count(shared, conclusion);
-    let work = work_of(shared, conclusion, subject);
     if is_last_word(conclusion) {
         let settled = shared.unless_stopping(shared.world.recorder().settled()).await;
         if settled != Some(true) {
-            return leave(shared, op, conclusion, "its last record isn't on disk").await;
+            remember_unlogged(shared, conclusion);
         }
     }
+    let work = match shared.unlogged(conclusion.message) {
+        None => work_of(shared, conclusion, subject),
+        Some(unlogged) => match work_for_unlogged(shared, conclusion, subject, unlogged).await {
+            Ok(work) => work,
+            Err(why) => return leave(shared, op, conclusion, &why).await,
+        },
+    };
     match work {
         Some(work) => {
-            let submission = Submission { work, waiter: Waiter::Engine(op) };
+            let ends = (conclusion.then == Then::Remove).then_some(conclusion.message);
+            let submission = Submission { work, waiter: Waiter::Engine { op, ends } };
             if shared.committer.send(submission).await.is_err() {
                 shared.tell_engine(Input::Concluded { op, stored: false }).await;
             }
@@ -215,6 +236,40 @@ fn work_of<W: World>(
         // It couldn't be read, so its state can't be written either; the engine has it.
         (Then::Update { .. }, None) => None,
     }
+}
+
+/// The last word on some recipients isn't on disk: the spool goes on holding them, though the engine is done with them.
+async fn work_for_unlogged<W: World>(
+    shared: &Shared<W>,
+    conclusion: &Conclusion,
+    subject: Option<Subject>,
+    unlogged: RecipientSet,
+) -> Result<Option<Work>, String> {
+    let id = conclusion.message;
+    let why = "the last word on some of its recipients isn't on disk";
+    let mut remaining = unlogged;
+    let (attempts, due) = match &conclusion.then {
+        Then::Nothing => return Ok(None),
+        Then::Remove => (conclusion.attempts, None),
+        Then::Update { attempts, due, remaining: others } => {
+            others.iter().for_each(|index| remaining.insert(index));
+            (*attempts, Some(*due))
+        }
+    };
+    tracing::error!(%id, "{why}; the spool keeps them");
+    let whole = subject.filter(|subject| subject.message.body.len() as u64 == subject.size);
+    let message = match whole {
+        Some(subject) => subject.message,
+        None => shared.load(id).await.map_err(|error| error.to_string())?,
+    };
+    let mut next = (*message).clone();
+    (next.attempts, next.remaining, next.schedule.due) = (attempts, remaining, due);
+    let meta = encode_meta(&next);
+    match conclusion.then {
+        Then::Remove => shared.messages.remove(id),
+        _ => shared.messages.insert(Arc::new(next), &shared.counters),
+    }
+    Ok(Some(Work::Update { id, meta }))
 }
 
 fn count<W: World>(shared: &Shared<W>, conclusion: &Conclusion) {

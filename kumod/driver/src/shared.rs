@@ -17,6 +17,7 @@ use kumo_core::marks::{Mark, reached};
 use kumo_core::message::Message;
 use kumo_core::port::{Family, Host, Spool, SpoolErrorKind, TlsInfo};
 use kumo_core::random::Random;
+use kumo_core::recipients::RecipientSet;
 use kumo_core::record::{self, MetaRecord};
 use kumo_core::smtp::reply::Reply;
 use kumo_core::time::{Duration, Mono, Now};
@@ -85,6 +86,8 @@ pub(crate) struct Shared<W: World> {
     /// The last record found no room in time: the next ones don't wait until one does.
     log_is_stuck: AtomicBool,
     attempts: Mutex<HashMap<OpId, Attempt>>,
+    /// Recipients that the engine has done with, and whose last record isn't on disk. Only of messages that the engine holds.
+    unlogged: Mutex<HashMap<SpoolId, RecipientSet>>,
     endings: Mutex<Endings>,
     broken_tls: Mutex<HashMap<Arc<str>, Mono>>,
     pub ids: SpoolIdGenerator,
@@ -141,6 +144,7 @@ impl<W: World> Shared<W> {
             asking: Semaphore::new(ASKED_AT_ONCE),
             log_is_stuck: AtomicBool::new(false),
             attempts: Mutex::default(),
+            unlogged: Mutex::default(),
             endings: Mutex::default(),
             broken_tls: Mutex::default(),
             ids: SpoolIdGenerator::new(parts.seed),
@@ -279,6 +283,20 @@ impl<W: World> Shared<W> {
         let attempt = attempts.get(&op)?;
         let reply = attempt.replies.first().map(|(_, reply)| reply.clone());
         Some((attempt.message.clone(), reply))
+    }
+
+    pub fn remember_unlogged(&self, id: SpoolId, recipients: &RecipientSet) {
+        let mut unlogged = lock(&self.unlogged);
+        let known = unlogged.entry(id).or_insert_with(|| recipients.clone());
+        recipients.iter().for_each(|index| known.insert(index));
+    }
+
+    pub fn unlogged(&self, id: SpoolId) -> Option<RecipientSet> {
+        lock(&self.unlogged).get(&id).cloned()
+    }
+
+    pub fn forget_unlogged(&self, id: SpoolId) {
+        lock(&self.unlogged).remove(&id);
     }
 
     pub fn keep_ending(&self, session: SessionId, ending: Ending) {

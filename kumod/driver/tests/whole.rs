@@ -1,5 +1,6 @@
 //! The driver as a whole over a world in memory: mail goes in over SMTP at one end and comes out at the other. The same tests run
 //! under tokio and, built with `--cfg madsim`, in the simulator's executor.
+mod found;
 mod memory;
 mod options;
 

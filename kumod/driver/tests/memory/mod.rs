@@ -1,5 +1,5 @@
 //! A world in memory, small enough to see through: streams are pipes, the spool a map, the DNS a table. It is kind, has no
-//! faults but the journal's disk on demand, and runs under tokio and under madsim; the simulator's own world will take its place there.
+//! faults but a few on demand, and runs under tokio and under madsim. What goes wrong in every way is io-sim's.
 use bytes::{Bytes, BytesMut};
 use kumo_core::config::egress::{EnableTls, IpLookupStrategy};
 use kumo_core::config::queue::{DeliveryProtocol, MxListEntry};
@@ -358,11 +358,12 @@ pub struct Line {
     pub provider: Option<String>,
 }
 
-/// The log. While it is `unsettled`, what is recorded isn't on disk.
+/// The log. While it is `unsettled`, what is recorded isn't on disk yet; while it `fails`, it never will be.
 #[derive(Clone, Default)]
 pub struct Lines {
     pub lines: Arc<Mutex<Vec<Line>>>,
     pub unsettled: Arc<AtomicBool>,
+    pub fails: Arc<AtomicBool>,
 }
 
 impl Recorder for Lines {
@@ -382,7 +383,7 @@ impl Recorder for Lines {
         while self.unsettled.load(Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        true
+        !self.fails.load(Ordering::Relaxed)
     }
 }
 
