@@ -1,0 +1,98 @@
+//! I4 and I5: copies of a message for one recipient are at most one, plus one for each attempt whose outcome the node couldn't know, plus one
+//! for each crash (or graceful stop with a failing disk) that came before the removal was durable. What the node could know is taken from its
+//! records of the attempts. A message handed in again after a lost reply has other ids, so that its copies are counted apart.
+use super::{Copy, Facts, Story, UNTIL_REMOVED, Violation, loops, violation};
+use kumo_core::id::SpoolId;
+use kumo_core::log::RecordKind;
+use kumo_core::time::{Duration, Mono};
+use kumo_io_sim::ledger::{End, Submission};
+use std::collections::BTreeMap;
+
+/// Between a server's storing a message and the node's reading of its reply, without a fault.
+const SLOWEST_REPLY: Duration = Duration::from_secs(5);
+
+/// What a dead life had sent may arrive so much later.
+const ON_THE_WAY: Duration = Duration::from_secs(60);
+
+pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
+    let mut found: Vec<Violation> = facts
+        .stories
+        .iter()
+        .flat_map(|(submission, story)| too_many(facts, *submission, story))
+        .collect();
+    found.extend(shared_ids(facts));
+    found
+}
+
+fn too_many(facts: &Facts<'_>, submission: Submission, story: &Story<'_>) -> Option<Violation> {
+    if story.copies.len() < 2 {
+        return None;
+    }
+    // A message that comes round in a loop is another one each time.
+    let mut by_recipient: BTreeMap<(usize, &str), Vec<&Copy<'_>>> = BTreeMap::new();
+    for copy in &story.copies {
+        let round = loops::received_fields(copy.content);
+        for recipient in copy.recipients {
+            by_recipient.entry((round, recipient)).or_default().push(copy);
+        }
+    }
+    let several = by_recipient.into_iter().filter(|(_, copies)| copies.len() > 1);
+    several.into_iter().find_map(|((_, recipient), copies)| {
+        let extra = copies.len() - 1;
+        let unknown = unknown_attempts(facts, story, recipient);
+        let crashes = copies.iter().filter(|copy| may_come_again(facts, copy)).count();
+        (extra > unknown + crashes).then(|| {
+            let times: Vec<String> =
+                copies.iter().map(|copy| format!("{:.3} s", copy.at.0 as f64 / 1e9)).collect();
+            let what = format!(
+                "{submission} was delivered to {recipient} {} times, at {}; {unknown} attempts ended unknown, {crashes} \
+                 copies came shortly before a crash",
+                copies.len(),
+                times.join(", ")
+            );
+            violation("I4", copies[copies.len() - 1].at, what)
+        })
+    })
+}
+
+fn unknown_attempts(facts: &Facts<'_>, story: &Story<'_>, recipient: &str) -> usize {
+    let records = story.ids.iter().flat_map(|id| facts.records(*id));
+    let lost = story.ids.iter().filter(|id| facts.lost_records.contains(id)).count();
+    let unknown = records.filter(|record| {
+        record.kind == RecordKind::TransientFailure
+            && record.text.contains("reply to the final dot was lost")
+            && record.concerns(recipient)
+    });
+    unknown.count() + lost
+}
+
+/// Whether the life that delivered it ended before the removal can be trusted to be durable.
+fn may_come_again(facts: &Facts<'_>, copy: &Copy<'_>) -> bool {
+    let from = Mono(copy.began.0.saturating_sub(ON_THE_WAY.as_nanos() as u64));
+    let to = copy.at + UNTIL_REMOVED + SLOWEST_REPLY;
+    if facts.crashed_between(from, to) {
+        return true;
+    }
+    let between = ["disk", "log", "policy", "net", "peer", "node", "tls", "proxy"];
+    facts.ends.iter().find(|(at, _)| *at >= copy.began).is_some_and(|(ended, how)| match how {
+        End::Stopped => facts.trouble_between(&["disk", "log"], copy.began, *ended),
+        End::Killed | End::PowerCut => facts.trouble_between(&between, copy.began, *ended),
+    })
+}
+
+/// Each submission has ids of its own.
+fn shared_ids(facts: &Facts<'_>) -> Option<Violation> {
+    let mut owners: BTreeMap<SpoolId, Submission> = BTreeMap::new();
+    for (submission, story) in &facts.stories {
+        for id in &story.ids {
+            if let Some(other) = owners.insert(*id, *submission)
+                && other != *submission
+            {
+                let at = story.submitted.unwrap_or_default();
+                let what = format!("{other} and {submission} have the same id {id}");
+                return Some(violation("I5", at, what));
+            }
+        }
+    }
+    None
+}

@@ -1,0 +1,241 @@
+//! The invariants of reliability.md, each checked by a file of its own that says what it proves and what it can't. A checker sees what the
+//! people outside saw ([`Facts`]), never the node's inside; those that look while the run goes on are called by [`crate::run`].
+//!
+//! Not seen here, and where it is: I8 (no delivery status notifications exist yet), I13 (the scenario `fail-every-operation`, by the other
+//! checkers), I17 (core's corpus splits every dialogue at every octet), I18 (a campaign runs seeds twice and compares hashes), I21 (nobody
+//! can edit a queued message yet), I22 (kumod's golden spools).
+pub mod bounds;
+mod clock;
+mod content;
+mod copies;
+mod durable;
+pub mod expiry;
+mod fates;
+mod loops;
+mod loss;
+mod refused;
+mod replies;
+mod stop;
+mod verdicts;
+pub mod waits;
+
+use kumo_core::id::SpoolId;
+use kumo_core::log::RecordKind;
+use kumo_core::time::{Duration, Mono};
+use kumo_io_sim::fault::FaultKind;
+use kumo_io_sim::ledger::{Answer, End, Entry, Event, Submission};
+use kumo_io_sim::universe::Universe;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub invariant: &'static str,
+    pub at: Mono,
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.what)
+    }
+}
+
+/// One copy of a message that a server or maildir got.
+pub struct Copy<'l> {
+    pub at: Mono,
+    /// When its body began to flow, as far as that is known.
+    pub began: Mono,
+    pub recipients: &'l [String],
+    pub content: &'l [u8],
+}
+
+/// All that is known of one attempt of a client.
+#[derive(Default)]
+pub struct Story<'l> {
+    pub submitted: Option<Mono>,
+    pub recipients: &'l [String],
+    pub refused_recipients: BTreeSet<&'l str>,
+    pub content: &'l [u8],
+    pub answer: Option<(Mono, &'l Answer)>,
+    pub copies: Vec<Copy<'l>>,
+    /// Bodies that began to flow to a server, and when.
+    bodies: Vec<(Mono, &'l [String])>,
+    pub ids: BTreeSet<SpoolId>,
+}
+
+pub struct Record<'l> {
+    /// When it was made.
+    pub at: Mono,
+    pub kind: RecordKind,
+    pub recipients: &'l [String],
+    pub text: &'l str,
+}
+
+impl Record<'_> {
+    pub fn is_final(&self) -> bool {
+        use RecordKind::{AdminBounce, Bounce, Delivery, Expiration};
+        matches!(self.kind, Delivery | Bounce | Expiration | AdminBounce)
+    }
+
+    pub fn concerns(&self, recipient: &str) -> bool {
+        self.recipients.iter().any(|one| one == recipient)
+    }
+}
+
+/// The ledger, sorted by what it is about.
+pub struct Facts<'l> {
+    pub universe: &'l Universe,
+    pub entries: &'l [Entry],
+    pub stories: BTreeMap<Submission, Story<'l>>,
+    pub records: BTreeMap<SpoolId, Vec<Record<'l>>>,
+    pub damaged: BTreeSet<SpoolId>,
+    pub rejected_by_policy: BTreeSet<SpoolId>,
+    /// How and when lives ended.
+    pub ends: Vec<(Mono, End)>,
+    /// When records were lost in crashes.
+    pub lost_records: BTreeSet<SpoolId>,
+}
+
+impl<'l> Facts<'l> {
+    pub fn of(universe: &'l Universe, entries: &'l [Entry]) -> Facts<'l> {
+        let mut facts = Facts {
+            universe,
+            entries,
+            stories: BTreeMap::new(),
+            records: BTreeMap::new(),
+            damaged: BTreeSet::new(),
+            rejected_by_policy: BTreeSet::new(),
+            ends: Vec::new(),
+            lost_records: BTreeSet::new(),
+        };
+        entries.iter().for_each(|entry| facts.take(entry));
+        facts
+    }
+
+    fn story(&mut self, submission: Submission) -> &mut Story<'l> {
+        self.stories.entry(submission).or_default()
+    }
+
+    fn take(&mut self, Entry { now, event }: &'l Entry) {
+        let at = now.mono;
+        match event {
+            Event::Submitting { submission, recipients, content } => {
+                let story = self.story(*submission);
+                story.submitted = Some(at);
+                (story.recipients, story.content) = (recipients, content);
+            }
+            Event::Answered { submission, answer } => {
+                let story = self.story(*submission);
+                story.answer = Some((at, answer));
+                if let Answer::Accepted { ids } = answer {
+                    story.ids.extend(ids);
+                }
+            }
+            Event::RecipientRefused { submission, recipient } => {
+                self.story(*submission).refused_recipients.insert(recipient);
+            }
+            Event::BodyBegan { submission: Some(submission), recipients } => {
+                self.story(*submission).bodies.push((at, recipients));
+            }
+            Event::Sunk { submission: Some(submission), recipients, content, .. } => {
+                let id = id_in(content);
+                let story = self.story(*submission);
+                story.ids.extend(id);
+                let same = story.bodies.iter().rev().find(|(_, of)| of == recipients);
+                let began = same.map_or(at, |(began, _)| *began);
+                story.copies.push(Copy { at, began, recipients, content });
+            }
+            Event::Recorded { kind, id, recipients, text, .. } => {
+                let record = Record { at, kind: *kind, recipients, text };
+                self.records.entry(*id).or_default().push(record);
+            }
+            Event::RecordLost { id, .. } => drop(self.lost_records.insert(*id)),
+            Event::Damaged { ids, .. } => self.damaged.extend(ids),
+            Event::PolicyRejected { id } => drop(self.rejected_by_policy.insert(*id)),
+            Event::Ended { how, .. } => self.ends.push((at, *how)),
+            _ => {}
+        }
+    }
+
+    pub fn records(&self, id: SpoolId) -> &[Record<'l>] {
+        self.records.get(&id).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a life ended otherwise than by a graceful stop between two moments.
+    pub fn crashed_between(&self, from: Mono, to: Mono) -> bool {
+        self.ends.iter().any(|(at, how)| *how != End::Stopped && from <= *at && *at <= to)
+    }
+
+    /// Whether anything was wrong with a port between two moments.
+    pub fn trouble_between(&self, ports: &[&str], from: Mono, to: Mono) -> bool {
+        let mut standing: BTreeMap<FaultKind, u32> = BTreeMap::new();
+        for Entry { now, event } in self.entries {
+            if matches!(event, Event::Healed) && now.mono <= to {
+                let any = standing.values().any(|count| *count > 0);
+                if any && now.mono >= from {
+                    return true;
+                }
+                standing.clear();
+            }
+            let Event::Fault { what, began, .. } = event else { continue };
+            if !ports.contains(&what.port()) {
+                continue;
+            }
+            if now.mono > to {
+                break;
+            }
+            let count = standing.entry(*what).or_default();
+            if *began {
+                *count += 1;
+            } else {
+                *count = count.saturating_sub(1);
+                if now.mono >= from {
+                    return true;
+                }
+            }
+        }
+        standing.values().any(|count| *count > 0)
+    }
+}
+
+/// The id in the Received field that the node put before a message.
+fn id_in(content: &[u8]) -> Option<SpoolId> {
+    let head = &content[..content.len().min(2_000)];
+    let text = String::from_utf8_lossy(head);
+    let mut words = text.split_ascii_whitespace();
+    while let Some(word) = words.next() {
+        if word == "id"
+            && let Some(id) = words.next().and_then(|id| id.trim_end_matches(';').parse().ok())
+        {
+            return Some(id);
+        }
+    }
+    None
+}
+
+/// Every checker that judges a run when it is over. The first violation by time is the run's.
+pub fn judge(facts: &Facts<'_>) -> Option<Violation> {
+    let checkers: [fn(&Facts<'_>) -> Vec<Violation>; 11] = [
+        replies::check,
+        durable::check,
+        loss::check,
+        refused::check,
+        copies::check,
+        fates::check,
+        content::check,
+        verdicts::check,
+        clock::check,
+        stop::check,
+        loops::check,
+    ];
+    let violations = checkers.into_iter().flat_map(|checker| checker(facts));
+    violations.min_by_key(|violation| violation.at)
+}
+
+pub fn violation(invariant: &'static str, at: Mono, what: String) -> Violation {
+    Violation { invariant, at, what }
+}
+
+/// What may lie between a delivery and its durable removal: the second after which an unsynced write is synced, and what it takes.
+pub const UNTIL_REMOVED: Duration = Duration::from_secs(3);

@@ -1,0 +1,79 @@
+//! I14: a permanent verdict comes from a peer's 5yz, a null MX, content the destination can't take, expiry, policy or an operator. Proves for
+//! each Bounce that a server refused that recipient of that message for good, or that its text names one of the other reasons and that
+//! reason was there; and for each AdminBounce that somebody ordered one.
+use super::{Facts, Record, Violation, violation};
+use kumo_core::id::SpoolId;
+use kumo_core::log::RecordKind;
+use kumo_core::time::Duration;
+use kumo_io_sim::fault::FaultKind;
+use kumo_io_sim::ledger::Event;
+use std::collections::BTreeSet;
+
+/// From a reply to the record of what it meant, with a slow disk or policy between.
+const MOMENT: Duration = Duration::from_secs(900);
+
+pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
+    let refused = refused_by_peers(facts);
+    let mut found = Vec::new();
+    for (id, records) in &facts.records {
+        for record in records {
+            let justified = match record.kind {
+                RecordKind::Bounce => is_justified(facts, *id, record, &refused),
+                RecordKind::AdminBounce => was_ordered(facts, record),
+                _ => true,
+            };
+            if !justified {
+                let what = format!("{id}: {:?} without a cause: {}", record.kind, record.text);
+                found.push(violation("I14", record.at, what));
+            }
+        }
+    }
+    found
+}
+
+/// By address, for each is used for one message alone.
+fn refused_by_peers<'l>(facts: &Facts<'l>) -> BTreeSet<&'l str> {
+    let events = facts.entries.iter().filter_map(|entry| match &entry.event {
+        Event::PeerRefused { recipients, .. } => Some(recipients),
+        _ => None,
+    });
+    events.flatten().map(String::as_str).collect()
+}
+
+fn is_justified(
+    facts: &Facts<'_>,
+    id: SpoolId,
+    record: &Record<'_>,
+    refused: &BTreeSet<&str>,
+) -> bool {
+    if facts.rejected_by_policy.contains(&id) {
+        return true;
+    }
+    let struck = |kind: FaultKind| facts.universe.faults.fired()[kind as usize] > 0;
+    let by_peer = refused_at_mail(facts, record)
+        || record.recipients.iter().all(|recipient| refused.contains(recipient.as_str()));
+    by_peer
+        || (record.text.contains("null MX") && struck(FaultKind::DnsNullMx))
+        || (record.text.contains("prohibited") && struck(FaultKind::DnsLoopback))
+        // A server whose EHLO is refused by a fault offers nothing.
+        || (record.text.contains("8BITMIME") && struck(FaultKind::PeerPermanent))
+        || (record.text.contains("requeue_message") && struck(FaultKind::PolicyReject))
+}
+
+/// A 5yz to MAIL names nobody: it counts for the attempt that is recorded shortly after.
+fn refused_at_mail(facts: &Facts<'_>, record: &Record<'_>) -> bool {
+    facts.entries.iter().any(|entry| {
+        let Event::PeerRefused { recipients, .. } = &entry.event else { return false };
+        recipients.is_empty()
+            && entry.now.mono <= record.at
+            && record.at.since(entry.now.mono) < MOMENT
+    })
+}
+
+fn was_ordered(facts: &Facts<'_>, record: &Record<'_>) -> bool {
+    facts
+        .entries
+        .iter()
+        .take_while(|entry| entry.now.mono <= record.at)
+        .any(|entry| matches!(entry.event, Event::Ordered { what: "bounce", .. }))
+}

@@ -1,0 +1,87 @@
+//! Whether a campaign met everything: each kind of fault, each variant of the engine's inputs and outputs, each coverage mark. Invariant: what
+//! can't be met yet is listed here by name with its reason, and meeting it is an error, too, so that the list gets shorter.
+use crate::verdict::{Outcome, add_all};
+use kumo_core::engine::{Input, Output};
+use kumo_core::marks::{self, Mark};
+use kumo_io_sim::fault::FaultKind;
+
+/// Nobody feeds it yet.
+const NOT_YET: &[(&str, &str)] = &[("input SpoolHealth", "the spool's gate is a later issue's")];
+
+/// In thousandths of the swarm's seeds.
+const SHARE_MIN: u64 = 10;
+
+#[derive(Default)]
+pub struct Coverage {
+    fired: Vec<u64>,
+    /// Swarm seeds in which a fault fired at all.
+    swarm_seeds_with: Vec<u64>,
+    swarm_seeds: u64,
+    inputs: [u64; Input::VARIANTS.len()],
+    outputs: [u64; Output::VARIANTS.len()],
+}
+
+impl Coverage {
+    pub fn add(&mut self, scenario: &str, outcome: &Outcome) {
+        self.fired.resize(FaultKind::ALL.len(), 0);
+        self.swarm_seeds_with.resize(FaultKind::ALL.len(), 0);
+        add_all(&mut self.fired, &outcome.fired);
+        add_all(&mut self.inputs, &outcome.inputs);
+        add_all(&mut self.outputs, &outcome.outputs);
+        if scenario == "swarm" {
+            self.swarm_seeds += 1;
+            let once: Vec<u64> = outcome.fired.iter().map(|count| u64::from(*count > 0)).collect();
+            add_all(&mut self.swarm_seeds_with, &once);
+        }
+    }
+
+    /// What was met how often, by name.
+    pub fn counts(&self) -> Vec<(String, u64)> {
+        let faults = FaultKind::ALL.iter().zip(&self.fired);
+        let faults = faults.map(|(kind, count)| (format!("fault {}", kind.name()), *count));
+        let inputs = Input::VARIANTS.iter().zip(self.inputs);
+        let inputs = inputs.map(|(name, count)| (format!("input {name}"), count));
+        let outputs = Output::VARIANTS.iter().zip(self.outputs);
+        let outputs = outputs.map(|(name, count)| (format!("output {name}"), count));
+        let marks = Mark::ALL.iter().map(|mark| (format!("mark {mark:?}"), marks::hits(*mark)));
+        faults.chain(inputs).chain(outputs).chain(marks).collect()
+    }
+
+    /// What should have been met and wasn't, or the reverse.
+    pub fn missing(&self) -> Vec<String> {
+        let excused = |name: &str| NOT_YET.iter().find(|(excused, _)| *excused == name);
+        let mut missing: Vec<String> = self
+            .counts()
+            .into_iter()
+            .filter_map(|(name, count)| match (excused(&name), count) {
+                (None, 0) => Some(format!("{name} was never met")),
+                (Some((_, why)), 1..) => {
+                    Some(format!("{name} was met, and is excused in coverage.rs since {why}"))
+                }
+                _ => None,
+            })
+            .collect();
+        missing.extend(self.rare());
+        missing
+    }
+
+    /// Faults that fire in too few seeds of the swarm to be a test of anything.
+    fn rare(&self) -> impl Iterator<Item = String> {
+        let seeds = self.swarm_seeds;
+        let judged = seeds >= 1_000;
+        let shares = FaultKind::ALL.iter().zip(&self.swarm_seeds_with);
+        shares.filter(move |(_, with)| judged && **with * 1000 < seeds * SHARE_MIN).map(
+            move |(kind, with)| {
+                format!(
+                    "fault {} fires in {with} of {seeds} swarm seeds, fewer than 1 %",
+                    kind.name()
+                )
+            },
+        )
+    }
+
+    pub fn swarm_share(&self, kind: FaultKind) -> Option<f64> {
+        let with = *self.swarm_seeds_with.get(kind as usize)?;
+        (self.swarm_seeds > 0).then(|| with as f64 * 100.0 / self.swarm_seeds as f64)
+    }
+}

@@ -1,0 +1,163 @@
+//! What a scenario expects beyond the invariants, judged by figures of the run and, where it says so, of a second run without the trouble.
+//! Invariant: figures come from the ledger alone. Times are virtual: they say what the decisions cost, not what the machine does.
+use crate::check::Facts;
+use crate::options::{Expectation, Options};
+use crate::verdict::{Outcome, Verdict};
+use kumo_core::log::RecordKind;
+use kumo_core::time::{Duration, Mono};
+use kumo_io_sim::ledger::{Answer, Event};
+use std::collections::BTreeMap;
+
+const MINUTE_NANOS: u64 = 60_000_000_000;
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Figures {
+    pub accepted: u64,
+    /// Recipients.
+    pub delivered: u64,
+    /// Messages that were to be handed in, and those accepted in the end.
+    pub messages: u64,
+    pub messages_accepted: u64,
+    pub recipients_accepted: u64,
+    /// From 250 to the first copy, by the recipient's domain, ascending.
+    pub delays: BTreeMap<String, Vec<Duration>>,
+    /// First copies, by minute since the beginning.
+    pub delivered_by_minute: BTreeMap<u64, u64>,
+    /// Attempts of recipients that ended in a record, by minute.
+    pub attempts_by_minute: BTreeMap<u64, u64>,
+    pub records: BTreeMap<RecordKind, u64>,
+}
+
+fn minute(at: Mono) -> u64 {
+    at.0 / MINUTE_NANOS
+}
+
+impl Figures {
+    pub fn of(facts: &Facts<'_>) -> Figures {
+        let mut figures = Figures::default();
+        let mut accepted = BTreeMap::new();
+        for (submission, story) in &facts.stories {
+            let of_message = accepted.entry(submission.message).or_insert(false);
+            let Some((at, Answer::Accepted { .. })) = story.answer else { continue };
+            *of_message = true;
+            figures.accepted += 1;
+            figures.recipients_accepted += story.recipients.len() as u64;
+            for recipient in story.recipients {
+                let copies = story.copies.iter();
+                let Some(first) = copies
+                    .filter(|copy| copy.recipients.contains(recipient))
+                    .map(|copy| copy.at)
+                    .min()
+                else {
+                    continue;
+                };
+                figures.delivered += 1;
+                *figures.delivered_by_minute.entry(minute(first)).or_default() += 1;
+                let domain = recipient.rsplit('@').next().unwrap_or(recipient);
+                figures.delays.entry(domain.into()).or_default().push(first.since(at));
+            }
+        }
+        figures.messages = accepted.len() as u64;
+        figures.messages_accepted = accepted.values().filter(|accepted| **accepted).count() as u64;
+        figures.delays.values_mut().for_each(|delays| delays.sort_unstable());
+        for entry in facts.entries {
+            let Event::Recorded { kind, recipients, .. } = &entry.event else { continue };
+            *figures.records.entry(*kind).or_default() += 1;
+            if matches!(
+                kind,
+                RecordKind::Delivery | RecordKind::TransientFailure | RecordKind::Bounce
+            ) {
+                let count = recipients.len() as u64;
+                *figures.attempts_by_minute.entry(minute(entry.now.mono)).or_default() += count;
+            }
+        }
+        figures
+    }
+
+    fn percentile_99(&self, domain: &str) -> Option<Duration> {
+        let delays = self.delays.get(domain)?;
+        delays.get((delays.len() * 99).div_ceil(100).saturating_sub(1)).copied()
+    }
+
+    fn delivered_between(&self, from: u64, to: u64) -> u64 {
+        self.delivered_by_minute.range(from..to).map(|(_, count)| count).sum()
+    }
+}
+
+/// Turns a passed run into one that isn't what the scenario expects, if so. `again` plays other options under the same seed.
+pub fn judge(options: &Options, outcome: &mut Outcome, again: impl Fn(&Options) -> Outcome) {
+    for expectation in &options.expect {
+        if outcome.verdict != Verdict::Passed {
+            return;
+        }
+        if let Some(what) = unmet(options, expectation, &outcome.figures, &again) {
+            outcome.verdict = Verdict::Unexpected(what);
+        }
+    }
+}
+
+fn unmet(
+    options: &Options,
+    expectation: &Expectation,
+    figures: &Figures,
+    again: &impl Fn(&Options) -> Outcome,
+) -> Option<String> {
+    match expectation {
+        Expectation::DelayGrowth { domain, per_cent_max } => {
+            let calm = Options { fault: Vec::new(), ..options.clone() };
+            let calm = again(&calm).figures.percentile_99(domain);
+            let (Some(with), Some(without)) = (figures.percentile_99(domain), calm) else {
+                return Some(format!("nothing was delivered to {domain}"));
+            };
+            let allowed = without * (100 + per_cent_max) / 100;
+            (with > allowed).then(|| {
+                format!(
+                    "99 % of the mail to {domain} took up to {with:?}, and without the fault {without:?}; {allowed:?} are allowed"
+                )
+            })
+        }
+        Expectation::Goodput { per_cent_min, fraction } => {
+            let mut less = options.clone();
+            less.load.messages /= fraction;
+            let calm = again(&less).figures;
+            let end = options.load.until.as_secs() / 60;
+            let (with, peak) = (figures.delivered_between(1, end), calm.delivered_between(1, end));
+            (with * 100 < peak * u64::from(*per_cent_min)).then(|| {
+                format!("{with} were delivered under the whole load, and {peak} under 1/{fraction} of it")
+            })
+        }
+        Expectation::Spread { after, times_max } => {
+            let from = after.as_secs() / 60;
+            let minutes: Vec<u64> =
+                figures.attempts_by_minute.range(from..).map(|(_, count)| *count).collect();
+            let (sum, most) = (minutes.iter().sum::<u64>(), minutes.iter().max().copied());
+            let Some(most) = most else { return Some("there were no attempts".into()) };
+            let mean = sum as f64 / minutes.len() as f64;
+            (most as f64 > mean * f64::from(*times_max)).then(|| {
+                format!(
+                    "the busiest minute had {most} attempts, and a minute has {mean:.1} in the mean"
+                )
+            })
+        }
+        Expectation::AllDelivered => {
+            let all = figures.messages_accepted == u64::from(options.load.messages)
+                && figures.delivered == figures.recipients_accepted;
+            (!all).then(|| {
+                format!(
+                    "of {} messages {} were accepted, and of their {} recipients {} got theirs",
+                    options.load.messages,
+                    figures.messages_accepted,
+                    figures.recipients_accepted,
+                    figures.delivered
+                )
+            })
+        }
+        Expectation::Records { kind, min } => {
+            let found = figures.records.iter().find(|(known, _)| known.name() == kind.as_str());
+            let count = found.map_or(0, |(_, count)| *count);
+            (count < *min).then(|| {
+                format!("there are {count} {kind} records, and at least {min} are expected")
+            })
+        }
+    }
+}
