@@ -4,7 +4,7 @@ export KUMOD_CACHE
 # Shared between checkouts, so that dependencies are compiled once.
 export CARGO_TARGET_DIR ?= $(KUMOD_CACHE)/target
 
-.PHONY: help demo test crash bench bench-peers
+.PHONY: help demo test sim sim-planted crash bench bench-peers
 
 # RocksDB is compiled once and kept; every target that builds needs to know where.
 with_rocksdb = ROCKSDB_LIB_DIR=$$(kumod/tools/setup.sh $(1)) && export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1 &&
@@ -14,6 +14,17 @@ help: ## this list
 
 test: ## format check, lints as errors, every test; each part with its time
 	@kumod/tools/test.sh
+
+# In a target folder of its own, since the flag changes every crate; RUSTFLAGS in the environment would override it.
+run_sim = env -u RUSTFLAGS cargo run --quiet --locked --profile sim -p kumo-scenarios --bin sim \
+  --config "build.rustflags=['--cfg','madsim']" --target-dir "$$CARGO_TARGET_DIR-madsim" --
+
+sim: ## what CI simulates: every scenario, 2,000 swarm seeds, all seeds that ever failed, and the canaries
+	@$(run_sim) ci
+	@$(run_sim) canary
+
+sim-planted: ## applies each patch of scenarios/planted to a copy of the tree, and shows it caught (10 minutes)
+	@scenarios/planted/catch.sh
 
 demo: ## two kumods of this build: 2,000 messages from one to the other, and a table of what happened
 	@$(call with_rocksdb,build) cargo build --release --locked -p kumod --bins --example demo && \

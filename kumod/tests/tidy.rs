@@ -48,3 +48,17 @@ fn only_what_is_run_counts_as_a_test() {
         assert_eq!(holds_test(source, "a"), expected, "{source}");
     }
 }
+
+/// Planted bugs are for the simulator's builds alone. `cargo sim canary` shows that they are there.
+#[test]
+fn no_binary_of_the_product_holds_a_canary() {
+    let source = std::fs::read_to_string(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/src/canary.rs"),
+    );
+    assert!(source.expect("core's canaries").contains("concat!(\"canary-\", $name)"));
+    for binary in [env!("CARGO_BIN_EXE_kumod"), env!("CARGO_BIN_EXE_kcli")] {
+        let octets = std::fs::read(binary).expect("cargo has built it");
+        let found = octets.windows(10).any(|window| window == b"canary-ack");
+        assert!(!found, "{binary} holds a canary");
+    }
+}

@@ -19,10 +19,29 @@ core_stays_pure() {
 ROCKSDB_LIB_DIR=$(kumod/tools/setup.sh test)
 export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1
 
-# The same driver over madsim's executor, in a target folder of its own since the flag changes every crate.
-in_the_simulator() {
-  env CARGO_TARGET_DIR="$CARGO_TARGET_DIR-madsim" RUSTFLAGS='--cfg madsim' \
-    cargo test --locked -p kumo-driver --test whole
+# In a target folder of its own, since the flag changes every crate; RUSTFLAGS would override the flag.
+simulated() { # cargo's command, then its arguments
+  local command=$1
+  shift
+  env -u RUSTFLAGS CARGO_TARGET_DIR="$CARGO_TARGET_DIR-madsim" \
+    cargo "$command" --config "build.rustflags=['--cfg','madsim']" --locked "$@"
+}
+
+the_simulator_itself() {
+  simulated clippy -p kumo-io-sim -p kumo-scenarios --all-targets -- -D warnings
+  simulated test -p kumo-io-sim -p kumo-scenarios
+}
+
+# The same driver over madsim's executor, in the kind world of its own tests.
+the_driver_simulated() {
+  simulated test -p kumo-driver --test whole
+}
+
+# Exit code 2 and a reason, not an empty run that passes.
+without_the_flag_it_refuses() {
+  local code=0
+  "$CARGO_TARGET_DIR/debug/sim" list 2>/dev/null || code=$?
+  [ "$code" = 2 ]
 }
 
 # Rules 1 and 2 of the design: who may name what.
@@ -43,4 +62,7 @@ part 'core names no runtime, clock or I/O' core_stays_pure
 part 'each name at home' only_io_real_touches_the_world
 part 'lints' cargo clippy --workspace --all-targets --locked -- -D warnings
 part 'tests' cargo test --workspace --locked
-part 'the driver in the simulator' in_the_simulator
+part 'the driver in the simulator' the_driver_simulated
+part 'the simulator itself' the_simulator_itself
+part 'a scenarios binary without its flag' without_the_flag_it_refuses
+part 'scenarios and canaries' make --no-print-directory sim
