@@ -31,7 +31,10 @@ pub(crate) struct Submission {
 pub(crate) enum Waiter {
     Session(oneshot::Sender<CommitOutcome>),
     /// The engine, which hears whether its conclusion was stored.
-    Engine { op: OpId, ends: Option<SpoolId> },
+    Engine {
+        op: OpId,
+        ends: Option<SpoolId>,
+    },
     /// Nobody: what is written is a repair.
     Nobody,
 }
