@@ -45,7 +45,7 @@ pub(crate) async fn run<W: World>(shared: Arc<Shared<W>>, mut jobs: mpsc::Unboun
         let in_memory = kept.or_else(|| attempt.as_ref().map(|attempt| attempt.message.clone()));
         let subject = in_memory.map(Subject::whole);
         let needs = needs_of(&shared, &conclusion);
-        let waits = is_last_word(&conclusion);
+        let waits = is_last_word(&conclusion) || shared.unlogged(conclusion.message).is_some();
         if !waits && (subject.is_some() || needs == Needs::Nothing) {
             conclude(&shared, op, &conclusion, attempt, subject).await;
             continue;
@@ -179,17 +179,18 @@ async fn conclude<W: World>(
     attempt: Option<Attempt>,
     subject: Option<Subject>,
 ) {
+    let mut logged = true;
     if let Some(subject) = &subject {
         for note in &conclusion.notes {
-            if !log(shared, conclusion, note, attempt.as_ref(), subject).await {
-                return leave(shared, op, conclusion, "the log is full").await;
-            }
+            logged &= log(shared, conclusion, note, attempt.as_ref(), subject).await;
         }
     }
     count(shared, conclusion);
     if is_last_word(conclusion) {
-        let settled = shared.unless_stopping(shared.world.recorder().settled()).await;
-        if settled != Some(true) {
+        let settled = async {
+            logged && shared.unless_stopping(shared.world.recorder().settled()).await == Some(true)
+        };
+        if !settled.await {
             remember_unlogged(shared, conclusion);
         }
     }
@@ -197,7 +198,11 @@ async fn conclude<W: World>(
         None => work_of(shared, conclusion, subject),
         Some(unlogged) => match work_for_unlogged(shared, conclusion, subject, unlogged).await {
             Ok(work) => work,
-            Err(why) => return leave(shared, op, conclusion, &why).await,
+            // The engine tries the removal again, without the records.
+            Err(LoadError::Unavailable(_)) if conclusion.then == Then::Remove => {
+                return shared.tell_engine(Input::Concluded { op, stored: false }).await;
+            }
+            Err(error) => return leave(shared, op, conclusion, &error.to_string()).await,
         },
     };
     match work {
@@ -244,7 +249,7 @@ async fn work_for_unlogged<W: World>(
     conclusion: &Conclusion,
     subject: Option<Subject>,
     unlogged: RecipientSet,
-) -> Result<Option<Work>, String> {
+) -> Result<Option<Work>, LoadError> {
     let id = conclusion.message;
     let why = "the last word on some of its recipients isn't on disk";
     let mut remaining = unlogged;
@@ -260,7 +265,7 @@ async fn work_for_unlogged<W: World>(
     let whole = subject.filter(|subject| subject.message.body.len() as u64 == subject.size);
     let message = match whole {
         Some(subject) => subject.message,
-        None => shared.load(id).await.map_err(|error| error.to_string())?,
+        None => shared.load(id).await?,
     };
     let mut next = (*message).clone();
     (next.attempts, next.remaining, next.schedule.due) = (attempts, remaining, due);

@@ -45,7 +45,7 @@ async fn a_recipient_whose_bounce_never_got_to_disk_stays_in_the_spool() {
     timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
 }
 
-/// Takes octets of a body only after the node has given up, and returns what came in all.
+/// Takes octets of a body only after the node has given up, but while it still says goodbye, and returns what came in all.
 async fn hear_late(network: MemoryNetwork) -> Vec<u8> {
     let mut listener = network.listen(sink_address()).await.unwrap();
     let (mut stream, _) = listener.accept().await.unwrap();
@@ -58,7 +58,7 @@ async fn hear_late(network: MemoryNetwork) -> Vec<u8> {
         buffer.clear();
         stream.write_all(answer.as_bytes()).await.unwrap();
     }
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let mut heard = bytes::BytesMut::new();
     while let Ok(1..) = stream.read(&mut heard).await {}
     heard.to_vec()
