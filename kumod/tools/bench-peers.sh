@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make bench-peers`: kumod and Debian's Postfix as relays on loopback, in turn, each with a queue on the same disk, and the
 # load generator straight into the sink for comparison. BENCH_RUNS=3 rounds, the medians of which end up in a table.
-# BENCH_LOADS and BENCH_PEERS narrow it down; KUMOD names another binary. Nothing is left running or behind.
+# BENCH_LOADS and BENCH_PEERS narrow it down, or name another peer, `journal`: kumod with --journal. KUMOD names another binary. Nothing is left running or behind.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=kumod/tools/bench/lab.sh
@@ -32,16 +32,20 @@ send() { # messages, port
 start_peer() { # peer, listen port, sink port, [wrapper…]
   case $1 in
     postfix) start_postfix "${@:2}" ;;
-    kumod) start_kumod relay.lua "${@:2}" ;;
+    kumod | journal)
+      kumod_options=()
+      [ "$1" = kumod ] || kumod_options=(--journal "$lab/kumod/journal")
+      start_kumod relay.lua "${@:2}"
+      ;;
   esac
 }
 
 stop_peer() {
   case $1 in
     postfix) stop_postfix ;;
-    kumod) stop_kumod ;;
+    kumod | journal) stop_kumod ;;
   esac
-  rm -rf "${lab:?}/$1"
+  rm -rf "${lab:?}/kumod" "${lab:?}/postfix"
 }
 
 # Starts everything and sends a few messages, so that no process, connection or table has to be made while it counts.
@@ -78,7 +82,7 @@ measure() { # load, peer
   nap 1.5
   wall=$(($(now_us) - began))
   cpu=$(($(cpu_us server) - cpu)) load_cpu=$(($(cpu_us load) - load_cpu)) busy=$(($(busy_us) - busy))
-  [ "$peer" != kumod ] || peak=$(memory_kumod VmHWM)
+  [ "$peer" = postfix ] || peak=$(memory_kumod VmHWM)
   awk -v load="$1" -v peer="$peer" -v n="$messages" -v us=$((ended - began)) -v cpu=$cpu -v peak="$peak" \
     -v others=$((busy - cpu - load_cpu)) -v wall=$((wall * $(nproc))) 'BEGIN {
       printf "%s %s %.0f %.1f %d %.0f\n", load, peer, n * 1e6 / us, cpu / n, peak, 100 * (others > 0 ? others : 0) / wall }' |
@@ -124,6 +128,10 @@ report() {
       printf '  kumod: %s times as many messages/s as Postfix: %s\n' "$times" "$(verdict "$times" "$rt" "$rf" up)"
       printf '  kumod: 1/%s of its processor time a message\n' \
         "$(awk -v a="$(of "$load" kumod 4)" -v b="$(of "$load" postfix 4)" 'BEGIN {printf "%.1f", b / a}')"
+    fi
+    if [[ " $peers " == *' kumod '* && " $peers " == *' journal '* ]]; then
+      printf '  journal: %s %% more processor time a message than without\n' \
+        "$(awk -v a="$(of "$load" journal 4)" -v b="$(of "$load" kumod 4)" 'BEGIN {printf "%.1f", 100 * (a / b - 1)}')"
     fi
     if [[ " $peers " == *' kumod '* ]]; then
       cpu=$(of "$load" kumod 4) peak=$(of "$load" kumod 5)

@@ -112,18 +112,21 @@ fill_in() { # template, directory, listen port, sink port; the HTTP listener's p
 
 start_kumod() { # policy, listen port, sink port, [wrapper…]
   local home=$lab/kumod listen=$2
-  mkdir -p "$home/spool" "$home/logs"
+  mkdir -p "$home/spool" "$home/logs" "$home/journal"
   fill_in "$tools/$1" "$home" "$2" "$3" >"$home/init.lua"
   chown -R nobody: "$home"
   shift 3
   launch_kumod "$listen" "$@"
 }
 
+# More of kumod's command line.
+kumod_options=()
+
 # Over the spool and with the policy that are there.
 launch_kumod() { # listen port, [wrapper…]
   local listen=$1
   shift
-  (in_group server "$@" "$kumod" --policy "$lab/kumod/init.lua" --user nobody >"$lab/kumod/output" 2>&1) &
+  (in_group server "$@" "$kumod" --policy "$lab/kumod/init.lua" --user nobody "${kumod_options[@]}" >"$lab/kumod/output" 2>&1) &
   wait_for_port "$listen" kumod
 }
 
