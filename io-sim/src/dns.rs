@@ -60,14 +60,6 @@ impl Zones {
         self
     }
 
-    pub fn with_ttl(self, ttl: Duration) -> Zones {
-        Zones { ttl, ..self }
-    }
-
-    pub fn with_latency(self, latency: Duration) -> Zones {
-        Zones { latency, ..self }
-    }
-
     fn canonical<'a>(&'a self, name: &'a str) -> Option<&'a str> {
         let mut name = name;
         for _ in 0..=ALIASES {

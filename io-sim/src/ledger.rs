@@ -3,7 +3,7 @@
 use crate::fault::FaultKind;
 use kumo_core::id::SpoolId;
 use kumo_core::log::RecordKind;
-use kumo_core::time::{Mono, Now};
+use kumo_core::time::Now;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// One attempt of a client to hand in one message. A second attempt at the same message is another submission with the same `message`.
@@ -178,10 +178,5 @@ impl Ledger {
     /// Everything so far, in order.
     pub fn read<T>(&self, look: impl FnOnce(&[Entry]) -> T) -> T {
         look(&self.entries())
-    }
-
-    /// When the last event came.
-    pub fn last(&self) -> Option<Mono> {
-        self.entries().last().map(|entry| entry.now.mono)
     }
 }

@@ -40,7 +40,7 @@ the_driver_simulated() {
 # Exit code 2 and a reason, not an empty run that passes.
 without_the_flag_it_refuses() {
   local code=0
-  "$CARGO_TARGET_DIR/debug/sim" list 2>/dev/null || code=$?
+  env -u RUSTFLAGS cargo run --quiet --locked -p kumo-scenarios --bin sim -- list 2>/dev/null || code=$?
   [ "$code" = 2 ]
 }
 

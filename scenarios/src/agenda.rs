@@ -9,7 +9,9 @@ use tokio::time::Instant;
 pub enum Action {
     /// The fault of that position in the options.
     Begin(usize),
-    End(FaultId, FaultKind),
+    End(FaultId),
+    /// Nothing that a fault began is under way any more.
+    Over(FaultKind),
     Start,
     Resume,
     /// The order of that position in the options.

@@ -11,9 +11,10 @@ use crate::watch::{self, Log};
 use kumo_core::engine::{AdminCommand, AdminEntry, QueueSelector};
 use kumo_core::id::SpoolId;
 use kumo_core::journal::{self, Met};
+use kumo_core::port::Family;
 use kumo_core::random::Random;
 use kumo_core::time::{Duration, Mono};
-use kumo_io_sim::fault::{Fault, FaultId, FaultKind};
+use kumo_io_sim::fault::{Fault, FaultKind};
 use kumo_io_sim::ledger::{Answer, End, Event};
 use kumo_io_sim::lives::{Event as LifeEvent, Trigger};
 use kumo_io_sim::policy::REQUEUE;
@@ -206,7 +207,23 @@ impl Run<'_> {
     async fn stop_node(&mut self) {
         let Some(mut node) = self.node.take() else { return };
         self.universe.write(Event::StopOrdered { life: self.lives });
-        let stopped = timeout(Duration::from_secs(60), node.stop()).await;
+        let mut events = self.events.clone();
+        let power_goes = async {
+            while *events.borrow_and_update() != LifeEvent::Crashed {
+                // Their sender is the universe's.
+                let _ = events.changed().await;
+            }
+        };
+        let stopped = tokio::select! {
+            biased;
+            () = power_goes => None,
+            stopped = timeout(Duration::from_secs(60), node.stop()) => Some(stopped),
+        };
+        let Some(stopped) = stopped else {
+            self.universe.faults.count(FaultKind::NodePowerCut);
+            self.node = Some(node);
+            return self.kill_node(true).await;
+        };
         if stopped != Ok(LifeEnd::Stopped) {
             let what = "a graceful stop hadn't ended after a minute".into();
             self.break_off(violation("I20", self.now(), what));
@@ -294,7 +311,8 @@ impl Run<'_> {
     async fn perform(&mut self, action: Action) {
         match action {
             Action::Begin(index) => self.begin_fault(index).await,
-            Action::End(id, what) => self.end_fault(id, what),
+            Action::End(id) => self.universe.faults.end(id),
+            Action::Over(what) => self.fault_is_over(what),
             Action::Start => self.start_node().await,
             Action::Resume => self.resume(),
             Action::Order(index) => self.order(index).await,
@@ -359,7 +377,10 @@ impl Run<'_> {
                 let fault = Fault { what, chance: timed.chance, amount, target };
                 let id = self.universe.faults.begin(fault);
                 if let Some(lasts) = timed.lasts {
-                    self.agenda.add_now(lasts, Action::End(id, what));
+                    self.agenda.add_now(lasts, Action::End(id));
+                    // What it made slow at the last moment is slow for so long.
+                    let over = lasts + amount.unwrap_or_default();
+                    self.agenda.add_now(over, Action::Over(what));
                 }
                 return;
             }
@@ -371,8 +392,7 @@ impl Run<'_> {
         self.universe.write(Event::Fault { what, began: false, target: None });
     }
 
-    fn end_fault(&mut self, id: FaultId, what: FaultKind) {
-        self.universe.faults.end(id);
+    fn fault_is_over(&mut self, what: FaultKind) {
         // A store that has given up stays so until it is opened again.
         if what.port() == "disk" && self.universe.disk.needs_reopen() {
             return self.lingering.push(what);
@@ -598,6 +618,7 @@ impl Run<'_> {
         } else {
             self.kill_node(false).await;
         }
+        self.nothing_is_left_in_the_spool();
         let mut outcome = self.universe.ledger.read(|entries| {
             let facts = Facts::of(&self.universe, entries);
             // What was seen first counts: an invariant broken early breaks others later.
@@ -623,6 +644,27 @@ impl Run<'_> {
         outcome.virtual_time = Duration::from_nanos(self.now().0);
         self.replay_journals(&mut outcome, log);
         outcome
+    }
+
+    /// What the engine has done with is gone from the spool, but for what was damaged, or couldn't be written while disk or log were sick.
+    fn nothing_is_left_in_the_spool(&mut self) {
+        let healthy = self.universe.ledger.read(|entries| {
+            let began =
+                entries.iter().rev().find(|entry| matches!(entry.event, Event::Started { .. }));
+            let from = began.map_or(Mono(0), |entry| entry.now.mono);
+            !Facts::of(&self.universe, entries).trouble_between(&["disk", "log"], from, self.now())
+        });
+        let left = self.universe.disk.durable_ids(Family::Meta);
+        // What a power cut tore in the writing was never promised.
+        let whole = |id: &SpoolId| self.universe.disk.durable_since(*id).is_some();
+        let left = left.into_iter().find(|id| !self.damaged.contains(id) && whole(id));
+        if let Some(id) = left
+            && healthy
+            && self.broken.is_none()
+        {
+            let what = format!("{id} is still in the spool after a stop, and nobody holds it");
+            self.break_off(violation("I10", self.now(), what));
+        }
     }
 
     /// What the engine was told and wanted, by the journals of all lives; which must run again with the same outputs.

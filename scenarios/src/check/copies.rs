@@ -1,18 +1,21 @@
 //! I4 and I5: copies of a message for one recipient are at most one, plus one for each attempt whose outcome the node couldn't know, plus one
 //! for each crash (or graceful stop with a failing disk) that came before the removal was durable. What the node could know is taken from its
-//! records of the attempts. A message handed in again after a lost reply has other ids, so that its copies are counted apart.
+//! records of the attempts, and where the log took none, nothing can be said. A message handed in again after a lost reply has other ids, so that its copies are counted apart.
 use super::{Copy, Facts, Story, UNTIL_REMOVED, Violation, loops, violation};
 use kumo_core::id::SpoolId;
 use kumo_core::log::RecordKind;
 use kumo_core::time::{Duration, Mono};
 use kumo_io_sim::ledger::{End, Submission};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Between a server's storing a message and the node's reading of its reply, without a fault.
 const SLOWEST_REPLY: Duration = Duration::from_secs(5);
 
 /// What a dead life had sent may arrive so much later.
 const ON_THE_WAY: Duration = Duration::from_secs(60);
+
+/// From a copy to the record of its attempt: the longest wait for a verdict, and the log's patience.
+const LOGGED_BY: Duration = Duration::from_secs(180);
 
 pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
     let mut found: Vec<Violation> = facts
@@ -40,13 +43,19 @@ fn too_many(facts: &Facts<'_>, submission: Submission, story: &Story<'_>) -> Opt
     several.into_iter().find_map(|((_, recipient), copies)| {
         let extra = copies.len() - 1;
         let unknown = unknown_attempts(facts, story, recipient);
-        let crashes = copies.iter().filter(|copy| may_come_again(facts, copy)).count();
-        (extra > unknown + crashes).then(|| {
+        // Of the copies of one life at most one needs no excuse by that life's end.
+        let ends: BTreeSet<Mono> = copies.iter().filter_map(|copy| may_come_again(facts, copy)).collect();
+        let crashes = ends.len();
+        // Of an attempt whose record found no room in the log nobody knows whether its outcome was known.
+        let unlogged = copies.iter().filter(|copy| {
+            facts.trouble_between(&["log"], copy.began, copy.at + LOGGED_BY)
+        });
+        (extra > unknown + crashes + unlogged.count()).then(|| {
             let times: Vec<String> =
                 copies.iter().map(|copy| format!("{:.3} s", copy.at.0 as f64 / 1e9)).collect();
             let what = format!(
                 "{submission} was delivered to {recipient} {} times, at {}; {unknown} attempts ended unknown, {crashes} \
-                 copies came shortly before a crash",
+                 lives ended before it was removed",
                 copies.len(),
                 times.join(", ")
             );
@@ -66,18 +75,19 @@ fn unknown_attempts(facts: &Facts<'_>, story: &Story<'_>, recipient: &str) -> us
     unknown.count() + lost
 }
 
-/// Whether the life that delivered it ended before the removal can be trusted to be durable.
-fn may_come_again(facts: &Facts<'_>, copy: &Copy<'_>) -> bool {
+/// The end of the life that delivered it, if its removal can't be trusted to have been durable by then.
+fn may_come_again(facts: &Facts<'_>, copy: &Copy<'_>) -> Option<Mono> {
     let from = Mono(copy.began.0.saturating_sub(ON_THE_WAY.as_nanos() as u64));
     let to = copy.at + UNTIL_REMOVED + SLOWEST_REPLY;
-    if facts.crashed_between(from, to) {
-        return true;
-    }
+    let crashes = facts.ends.iter().filter(|(_, how)| *how != End::Stopped);
+    let near = crashes.map(|(at, _)| *at).find(|at| from <= *at && *at <= to);
     let between = ["disk", "log", "policy", "net", "peer", "node", "tls", "proxy"];
-    facts.ends.iter().find(|(at, _)| *at >= copy.began).is_some_and(|(ended, how)| match how {
-        End::Stopped => facts.trouble_between(&["disk", "log"], copy.began, *ended),
-        End::Killed | End::PowerCut => facts.trouble_between(&between, copy.began, *ended),
-    })
+    let later =
+        facts.ends.iter().find(|(at, _)| *at >= copy.began).filter(|(ended, how)| match how {
+            End::Stopped => facts.trouble_between(&["disk", "log"], copy.began, *ended),
+            End::Killed | End::PowerCut => facts.trouble_between(&between, copy.began, *ended),
+        });
+    near.or(later.map(|(at, _)| *at))
 }
 
 /// Each submission has ids of its own.

@@ -1,8 +1,9 @@
 //! I1: whatever was accepted is, for each recipient, delivered, retired with a record that a crash can't take, or in the spool. Proves it
-//! once a run is over, when the spool should be empty: what is missing then was lost at some time before. Messages that were damaged on
-//! purpose are left out, and no others (I12).
+//! once a run is over, when the spool should be empty: what is missing then was lost at some time before. Submissions with a message that was
+//! damaged on purpose are left out; that healthy ones are served all the same is a part of I12.
 use super::{Facts, Story, Violation, violation};
 use kumo_core::id::SpoolId;
+use kumo_core::log::RecordKind;
 use kumo_core::port::Family;
 use kumo_core::record::decode_meta;
 use kumo_io_sim::ledger::{Answer, Submission};
@@ -19,9 +20,12 @@ fn lost(facts: &Facts<'_>, submission: Submission, story: &Story<'_>) -> Option<
     }
     let is_lost = |recipient: &&String| {
         let sunk = story.copies.iter().any(|copy| copy.recipients.contains(recipient));
+        // Of a delivery the server has the message to show, whatever the record says.
         let retired = ids.iter().any(|id| {
-            facts.rejected_by_policy.contains(id)
-                || facts.records(*id).iter().any(|one| one.is_final() && one.concerns(recipient))
+            let mut records = facts.records(*id).iter();
+            records.any(|one| {
+                one.is_final() && one.kind != RecordKind::Delivery && one.concerns(recipient)
+            })
         });
         !sunk && !retired && !ids.iter().any(|id| is_kept(facts, *id, recipient))
     };

@@ -1,7 +1,8 @@
 //! The invariants of reliability.md, each checked by a file of its own that says what it proves and what it can't. A checker sees what the
 //! people outside saw ([`Facts`]), never the node's inside; those that look while the run goes on are called by [`crate::run`].
 //!
-//! Not seen here, and where it is: I8 (no delivery status notifications exist yet), I13 (the scenario `fail-every-operation`, by the other
+//! Not seen here, and where it is: I10 ([`crate::run`]: the liveness phase), I12 (in part by I1 and I10: whoever isn't damaged is served; that
+//! exactly the damaged are quarantined, io-real's and the driver's tests show), I8 (no delivery status notifications exist yet), I13 (the scenario `fail-every-operation`, by the other
 //! checkers), I17 (core's corpus splits every dialogue at every octet), I18 (a campaign runs seeds twice and compares hashes), I21 (nobody
 //! can edit a queued message yet), I22 (kumod's golden spools).
 pub mod bounds;
@@ -142,8 +143,9 @@ impl<'l> Facts<'l> {
                 let id = id_in(content);
                 let story = self.story(*submission);
                 story.ids.extend(id);
-                let same = story.bodies.iter().rev().find(|(_, of)| of == recipients);
-                let began = same.map_or(at, |(began, _)| *began);
+                // Each body ends in one copy at most.
+                let same = story.bodies.iter().rposition(|(_, of)| of == recipients);
+                let began = same.map_or(at, |index| story.bodies.remove(index).0);
                 story.copies.push(Copy { at, began, recipients, content });
             }
             Event::Recorded { kind, id, recipients, text, .. } => {
@@ -160,11 +162,6 @@ impl<'l> Facts<'l> {
 
     pub fn records(&self, id: SpoolId) -> &[Record<'l>] {
         self.records.get(&id).map_or(&[], Vec::as_slice)
-    }
-
-    /// Whether a life ended otherwise than by a graceful stop between two moments.
-    pub fn crashed_between(&self, from: Mono, to: Mono) -> bool {
-        self.ends.iter().any(|(at, how)| *how != End::Stopped && from <= *at && *at <= to)
     }
 
     /// Whether anything was wrong with a port between two moments.

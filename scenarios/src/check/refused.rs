@@ -2,8 +2,11 @@
 //! submission that never came to its final dot isn't either. Where the process dies after the refusal, a store that was owed an undo counts
 //! as ambiguous and is left out.
 use super::{Facts, Violation, violation};
-use kumo_core::time::Mono;
-use kumo_io_sim::ledger::Answer;
+use kumo_core::time::{Duration, Mono};
+use kumo_io_sim::ledger::{Answer, End};
+
+/// A store that lands late is taken back within a second, and that is synced within another, once the disk does anything at all.
+const TAKEN_BACK: Duration = Duration::from_secs(60);
 
 pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
@@ -15,8 +18,7 @@ pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
             Answer::Accepted { .. } | Answer::Ambiguous => continue,
         };
         let Some(copy) = story.copies.first() else { continue };
-        let died = facts.crashed_between(at, Mono(u64::MAX));
-        if died || stopped_owing(facts, at) {
+        if ended_owing(facts, at) {
             continue;
         }
         let what = format!("{submission} was {told} and delivered to {:?}", copy.recipients);
@@ -25,8 +27,11 @@ pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
     found
 }
 
-/// Whether the life ended by a stop, and its disk was in trouble: then it may have said that it couldn't take a store back.
-fn stopped_owing(facts: &Facts<'_>, refused: Mono) -> bool {
-    let end = facts.ends.iter().find(|(at, _)| *at >= refused);
-    end.is_some_and(|(ended, _)| facts.trouble_between(&["disk"], refused, *ended))
+/// Whether the life in which it was refused ended before it can be trusted to have taken the store back: soon after, or with its disk in
+/// trouble to the end, which a stop says.
+fn ended_owing(facts: &Facts<'_>, refused: Mono) -> bool {
+    let Some((ended, how)) = facts.ends.iter().find(|(at, _)| *at >= refused) else { return false };
+    let shortly_before = Mono(ended.0.saturating_sub(TAKEN_BACK.as_nanos() as u64));
+    let soon = *how != End::Stopped && refused >= shortly_before;
+    soon || facts.trouble_between(&["disk"], shortly_before, *ended)
 }

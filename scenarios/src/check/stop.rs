@@ -45,7 +45,7 @@ fn accepted_between(facts: &Facts<'_>, from: Mono, to: Mono) -> Vec<Violation> {
         else {
             continue;
         };
-        if from < submitted && at <= to {
+        if from < submitted && submitted <= to {
             let what =
                 format!("{submission} was handed in after the stop was ordered, and accepted");
             found.push(violation("I20", at, what));
