@@ -333,7 +333,7 @@ fn orders(dice: &mut Dice, options: &Options) -> Vec<Order> {
     let kinds =
         [OrderKind::Bounce, OrderKind::Suspend, OrderKind::SuspendReady, OrderKind::BumpEpoch];
     for what in kinds {
-        if dice.of(12) {
+        if dice.of(20) {
             let at = dice.seconds(0, options.safety.as_secs() * 3 / 4);
             let lasts = dice.seconds(1, 45 * MINUTE).min(options.safety - at);
             let domain = dice.of(70).then(|| options.destination[0].domain.clone());
