@@ -46,9 +46,9 @@ impl Agenda {
         self.add(self.began.elapsed() + wait, action);
     }
 
-    /// Since the beginning.
-    pub fn next(&self) -> Option<Duration> {
-        self.actions.keys().next().map(|(at, _)| *at)
+    /// When the next thing is due.
+    pub fn next(&self) -> Option<Instant> {
+        self.actions.keys().next().map(|(at, _)| self.began + *at)
     }
 
     pub fn due(&mut self, now: Duration) -> Option<Action> {

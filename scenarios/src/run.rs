@@ -244,8 +244,7 @@ impl Run<'_> {
         let began = Instant::now();
         let end = began + self.options.safety;
         while self.broken.is_none() {
-            let next = self.agenda.next().map_or(end, |at| (began + at).min(end));
-            self.until(next).await;
+            self.until(end).await;
             if Instant::now() >= end {
                 return;
             }
@@ -255,10 +254,12 @@ impl Run<'_> {
         }
     }
 
-    /// Waits, and looks after the node meanwhile.
+    /// Waits until then, or until something is due, and looks after the node meanwhile.
     async fn until(&mut self, moment: Instant) {
         loop {
             let look = self.next_look;
+            // Anew each time: the end of a life puts the next one on the agenda.
+            let wake = self.agenda.next().map_or(moment, |due| due.min(moment));
             let ended = async {
                 match &mut self.node {
                     Some(node) => node.ended().await,
@@ -273,7 +274,7 @@ impl Run<'_> {
                     self.next_look += MINUTE;
                     self.look().await;
                 }
-                () = sleep_until(moment) => return,
+                () = sleep_until(wake) => return,
             }
             if self.broken.is_some() {
                 return;

@@ -63,7 +63,7 @@ pub fn swarm(seed: u64) -> Options {
             }
         }
     }
-    if dice.of(25) {
+    if dice.of(40) {
         for _ in 0..dice.between(1, 6) {
             let mut cut = fault(&mut dice, FaultKind::NodePowerCut, &options);
             cut.at = dice.seconds(2, options.load.until.as_secs());

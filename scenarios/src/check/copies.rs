@@ -83,19 +83,23 @@ fn unknown_attempts(facts: &Facts<'_>, story: &Story<'_>, recipient: &str) -> us
     unknown.count() + lost
 }
 
-/// The end of the life that delivered it, if its removal can't be trusted to have been durable by then.
+/// The end of the life that delivered it, if its removal can't be trusted to have been durable by then; or of the life before, if that had
+/// sent what arrived after its end.
 fn may_come_again(facts: &Facts<'_>, copy: &Copy<'_>) -> Option<Mono> {
-    let from = Mono(copy.began.0.saturating_sub(ON_THE_WAY.as_nanos() as u64));
-    let to = copy.at + UNTIL_REMOVED + SLOWEST_REPLY;
-    let crashes = facts.ends.iter().filter(|(_, how)| *how != End::Stopped);
-    let near = crashes.map(|(at, _)| *at).find(|at| from <= *at && *at <= to);
     let between = ["disk", "log", "policy", "net", "peer", "node", "tls", "proxy"];
-    let later =
+    let soon = copy.at + UNTIL_REMOVED + SLOWEST_REPLY;
+    let own =
         facts.ends.iter().find(|(at, _)| *at >= copy.began).filter(|(ended, how)| match how {
             End::Stopped => facts.trouble_between(&["disk", "log"], copy.began, *ended),
-            End::Killed | End::PowerCut => facts.trouble_between(&between, copy.began, *ended),
+            _ => *ended <= soon || facts.trouble_between(&between, copy.began, *ended),
         });
-    near.or(later.map(|(at, _)| *at))
+    let from = Mono(copy.began.0.saturating_sub(ON_THE_WAY.as_nanos() as u64));
+    let before = facts
+        .ends
+        .iter()
+        .rev()
+        .find(|(at, how)| *how != End::Stopped && from <= *at && *at < copy.began);
+    own.or(before).map(|(at, _)| *at)
 }
 
 /// Each submission has ids of its own.
