@@ -220,6 +220,18 @@ async fn a_bounce_is_on_disk_before_its_message_goes() {
     timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
 }
 
+/// One message for two recipients: `nobody`, whom every sink refuses for good, and `joe`.
+async fn send_to_two(world: &MemoryWorld) {
+    let mut stream = client(&world.network).await;
+    for line in
+        ["MAIL FROM:<a@c.example>", "RCPT TO:<nobody@example.com>", "RCPT TO:<joe@example.com>"]
+    {
+        assert!(say(&mut stream, &format!("{line}\r\n")).await.starts_with("250"));
+    }
+    assert!(say(&mut stream, "DATA\r\n").await.starts_with("354"));
+    assert!(say(&mut stream, "x\r\n.\r\n").await.starts_with("250"));
+}
+
 #[tokio::test]
 async fn a_recipients_bounce_is_on_disk_before_its_message_forgets_the_recipient() {
     let world = MemoryWorld::new(FixedPolicy::to(sink_address()));
@@ -230,14 +242,7 @@ async fn a_recipients_bounce_is_on_disk_before_its_message_forgets_the_recipient
     let mut config = config();
     config.listeners[0].batch_handling = BatchHandling::BatchByDomain;
     let node = Node::start(world.clone(), config).await.unwrap();
-    let mut stream = client(&world.network).await;
-    for line in
-        ["MAIL FROM:<a@c.example>", "RCPT TO:<nobody@example.com>", "RCPT TO:<joe@example.com>"]
-    {
-        assert!(say(&mut stream, &format!("{line}\r\n")).await.starts_with("250"));
-    }
-    assert!(say(&mut stream, "DATA\r\n").await.starts_with("354"));
-    assert!(say(&mut stream, "x\r\n.\r\n").await.starts_with("250"));
+    send_to_two(&world).await;
     let id = *world.spool.ids().first().expect("it is stored");
     let envelope = || world.spool.page(Family::Meta, id);
     let before = envelope();

@@ -8,18 +8,6 @@ async fn remaining(world: &MemoryWorld) -> Vec<u32> {
     decode_meta(id, &meta).unwrap().remaining.iter().collect()
 }
 
-/// Two recipients of one message: the sink refuses the first for good and the second for now.
-async fn send_to_two(world: &MemoryWorld) {
-    let mut stream = client(&world.network).await;
-    for line in
-        ["MAIL FROM:<a@c.example>", "RCPT TO:<nobody@example.com>", "RCPT TO:<joe@example.com>"]
-    {
-        assert!(say(&mut stream, &format!("{line}\r\n")).await.starts_with("250"));
-    }
-    assert!(say(&mut stream, "DATA\r\n").await.starts_with("354"));
-    assert!(say(&mut stream, "x\r\n.\r\n").await.starts_with("250"));
-}
-
 #[tokio::test]
 async fn a_recipient_whose_bounce_never_got_to_disk_stays_in_the_spool() {
     let mut policy = FixedPolicy::to(sink_address());
