@@ -9,6 +9,8 @@ use crate::limits::JOURNAL_ENTRY_OCTETS;
 use crate::time::Now;
 use alloc::vec::Vec;
 use crc::{CRC_32_ISCSI, Crc, Table};
+use postcard::ser_flavors::Flavor;
+use postcard::serialize_with_flavor;
 use serde::{Deserialize, Serialize, Serializer};
 
 /// Format and version. A later format changes the last octet and keeps reading this one.
@@ -59,10 +61,7 @@ impl Default for OutputHash {
 
 impl OutputHash {
     pub fn add(&mut self, output: &Output) {
-        let octets = postcard::to_allocvec(output).expect("an output is plain data");
-        self.0 = octets.iter().fold(self.0, |hash, octet| {
-            (hash ^ u64::from(*octet)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        self.0 = serialize_with_flavor(output, Hashing(self.0)).expect("an output is plain data");
     }
 
     pub fn value(&self) -> u64 {
@@ -70,14 +69,66 @@ impl OutputHash {
     }
 }
 
+/// What is encoded goes into an FNV-1a hash, octet by octet.
+struct Hashing(u64);
+
+impl Flavor for Hashing {
+    type Output = u64;
+
+    fn try_push(&mut self, octet: u8) -> postcard::Result<()> {
+        self.0 = (self.0 ^ u64::from(octet)).wrapping_mul(0x0000_0100_0000_01b3);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<u64> {
+        Ok(self.0)
+    }
+}
+
+/// What is encoded goes behind what is there.
+struct Appending<'a>(&'a mut Vec<u8>);
+
+impl Flavor for Appending<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, octet: u8) -> postcard::Result<()> {
+        self.0.push(octet);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, octets: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(octets);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
+}
+
+/// A frame that is being written at the end of a buffer.
+struct Frame {
+    start: usize,
+}
+
+impl Frame {
+    fn begin(entry: &Entry<&Input, Octets<'_>>, out: &mut Vec<u8>) -> Frame {
+        let start = out.len();
+        out.extend_from_slice(&[0; FRAME_OCTETS]);
+        serialize_with_flavor(entry, Appending(out)).expect("an entry is plain data");
+        Frame { start }
+    }
+
+    fn end(self, out: &mut [u8]) {
+        let (head, payload) = out[self.start..].split_at_mut(FRAME_OCTETS);
+        let length = u32::try_from(payload.len()).expect("an entry is below its limit");
+        head[..4].copy_from_slice(&length.to_le_bytes());
+        head[4..].copy_from_slice(&CHECKSUM.checksum(payload).to_le_bytes());
+    }
+}
+
 fn frame(entry: &Entry<&Input, Octets<'_>>, out: &mut Vec<u8>) {
-    let start = out.len();
-    out.extend_from_slice(&[0; FRAME_OCTETS]);
-    let payload = postcard::to_allocvec(entry).expect("an entry is plain data");
-    out.extend_from_slice(&payload);
-    let length = u32::try_from(payload.len()).expect("an entry is below its limit");
-    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
-    out[start + 4..start + 8].copy_from_slice(&CHECKSUM.checksum(&payload).to_le_bytes());
+    Frame::begin(entry, out).end(out);
 }
 
 /// The beginning of the first segment.
@@ -97,8 +148,30 @@ pub fn snapshot(engine: &Engine, out: &mut Vec<u8>) {
     frame(&Entry::Snapshot(Octets(&state)), out);
 }
 
-pub fn step(now: Now, input: &Input, outputs: &OutputHash, out: &mut Vec<u8>) {
-    frame(&Entry::Step { now, input, outputs: outputs.value() }, out);
+/// One step at the end of a buffer, to which nothing else is added until its end: an input, written before the engine takes it, and a hash of what
+/// follows.
+pub struct Step {
+    frame: Frame,
+    outputs: OutputHash,
+}
+
+impl Step {
+    pub fn begin(now: Now, input: &Input, out: &mut Vec<u8>) -> Step {
+        let frame = Frame::begin(&Entry::Step { now, input, outputs: 0 }, out);
+        Step { frame, outputs: OutputHash::default() }
+    }
+
+    pub fn add(&mut self, output: &Output) {
+        self.outputs.add(output);
+    }
+
+    pub fn end(self, out: &mut Vec<u8>) {
+        // The hash comes last, and zero is one octet long.
+        let placeholder = out.pop();
+        assert_eq!(placeholder, Some(0), "something else was written behind a step");
+        serialize_with_flavor(&self.outputs.value(), Appending(out)).expect("a number");
+        self.frame.end(out);
+    }
 }
 
 pub fn gap(inputs: u64, out: &mut Vec<u8>) {
@@ -250,12 +323,12 @@ mod tests {
 
     fn run(engine: &mut Engine, n: u64, journal: &mut Vec<u8>) {
         let input = admission(n);
-        engine.handle(now(n), input.clone());
-        let mut hash = OutputHash::default();
+        let mut step = Step::begin(now(n), &input, journal);
+        engine.handle(now(n), input);
         while let Some(output) = engine.poll() {
-            hash.add(&output);
+            step.add(&output);
         }
-        step(now(n), &input, &hash, journal);
+        step.end(journal);
     }
 
     fn journal() -> Vec<u8> {
@@ -282,7 +355,7 @@ mod tests {
     fn another_outcome_is_noticed() {
         let mut journal = Vec::new();
         begin(&EngineConfig::default(), 9, &mut journal);
-        step(now(1), &admission(1), &OutputHash::default(), &mut journal);
+        Step::begin(now(1), &admission(1), &mut journal).end(&mut journal);
         assert!(matches!(replay(&journal).end, End::Differs { step: 1, .. }));
     }
 

@@ -246,6 +246,7 @@ fn reply_of(fate: Fate) -> Option<Reply> {
 
 /// A delivery that couldn't begin since its session had ended.
 pub(crate) fn returned(op: OpId) -> EngineInput {
+    reached(Mark::SessionEndedUntold);
     let outcomes = Outcomes::Uniform(Outcome::Returned);
     EngineInput::Attempted { op, outcomes, reusable: false }
 }
@@ -294,7 +295,6 @@ async fn run<W: World>(
     // Waits for a command that is just being sent, which takes no time.
     while let Some(command) = commands.recv().await {
         if let Command::Deliver { op, .. } = command {
-            reached(Mark::SessionEndedUntold);
             link.shared.tell_engine(returned(op)).await;
         }
     }

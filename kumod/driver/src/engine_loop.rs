@@ -3,7 +3,7 @@
 //! long. What an output asks for is done by other tasks, each of which answers with mail.
 use crate::client::{Command, SessionTask, returned};
 use crate::concluder::Job;
-use crate::journal::{self, Journal};
+use crate::journal::Journal;
 use crate::questions;
 use crate::shared::Shared;
 use crate::world::World;
@@ -11,8 +11,6 @@ use kumo_core::engine::{
     AdminCommand, AdminReply, CloseCause, Engine, Input, Outcome, Outcomes, Output,
 };
 use kumo_core::id::{OpId, SessionId};
-use kumo_core::journal::OutputHash;
-use kumo_core::marks::{Mark, reached};
 use kumo_core::time::{Duration, Now};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -35,6 +33,8 @@ pub(crate) enum Mail {
 
 /// Letters taken at one time.
 const TAKEN_AT_ONCE: usize = 256;
+/// Without a timer of the engine's.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 /// Operations of the loop itself, told apart from the engine's own by their first bit.
 const ADMIN_OPS: u64 = 1 << 63;
 
@@ -75,11 +75,11 @@ impl<W: World> EngineLoop<W> {
         let mut taken = Vec::with_capacity(TAKEN_AT_ONCE);
         loop {
             self.rest(mail.is_empty());
-            let wake = self.until_wake();
+            let (wake, write) = (self.until_wake(), self.until_write());
             tokio::select! {
                 biased;
                 count = mail.recv_many(&mut taken, TAKEN_AT_ONCE) => if count == 0 { return },
-                () = sleep(wake) => self.feed(Input::Tick),
+                () = sleep(wake.min(write)) => if wake <= write { self.feed(Input::Tick) },
             }
             taken.drain(..).for_each(|letter| self.open(letter));
             self.shared.engine_full.store(self.engine.is_full(), Ordering::Relaxed);
@@ -98,7 +98,13 @@ impl<W: World> EngineLoop<W> {
 
     fn until_wake(&self) -> Duration {
         let now = self.shared.now().mono;
-        self.engine.next_wake().map_or(Duration::from_secs(3600), |(wake, _)| wake.since(now))
+        self.engine.next_wake().map_or(LONGEST_SLEEP, |(wake, _)| wake.since(now))
+    }
+
+    /// Until the journal has something to hand over.
+    fn until_write(&self) -> Duration {
+        let due = self.journal.as_ref().and_then(Journal::due);
+        due.map_or(LONGEST_SLEEP, |due| due.since(self.shared.now().mono))
     }
 
     fn open(&mut self, letter: Mail) {
@@ -128,15 +134,18 @@ impl<W: World> EngineLoop<W> {
         self.own.push_back(input);
         while let Some(input) = self.own.pop_front() {
             let now = self.shared.now();
-            let written = self.journal.is_some().then(|| input.clone());
-            let mut hash = written.as_ref().map(|_| OutputHash::default());
+            if let Some(journal) = &mut self.journal {
+                journal.begin_step(now, &input);
+            }
             self.engine.handle(now, input);
             while let Some(output) = self.engine.poll() {
-                journal::add(&mut hash, &output);
+                if let Some(journal) = &mut self.journal {
+                    journal.output(&output);
+                }
                 self.perform(output);
             }
-            if let (Some(journal), Some(input), Some(hash)) = (&mut self.journal, written, hash) {
-                journal.step(now, &input, &hash);
+            if let Some(journal) = &mut self.journal {
+                journal.end_step();
                 journal.rest(&self.engine, false);
             }
         }
@@ -158,7 +167,6 @@ impl<W: World> EngineLoop<W> {
             Output::Deliver { op, session, message, recipients, deadline: _ } => {
                 let command = Command::Deliver { op, message, recipients };
                 if let Some(Command::Deliver { op, .. }) = self.session(session).tell(command) {
-                    reached(Mark::SessionEndedUntold);
                     self.own.push_back(returned(op));
                 }
             }

@@ -4,7 +4,7 @@
 use crate::shared::Shared;
 use crate::world::World;
 use kumo_core::engine::{Engine, EngineConfig, Input, Output};
-use kumo_core::journal::{self, OutputHash};
+use kumo_core::journal::{self, Step};
 use kumo_core::marks::{Mark, reached};
 use kumo_core::port::Files;
 use kumo_core::time::{Duration, Mono, Now};
@@ -18,6 +18,8 @@ use tokio::time::timeout;
 const CHUNK_OCTETS: usize = 64 * 1024;
 /// Chunks waiting for the disk; with one more the gap begins.
 const CHUNKS: usize = 64;
+/// For which inputs gather where there are few: each chunk costs a call of the system and the waking of two threads.
+const PAUSE: Duration = Duration::from_millis(50);
 /// One call of the disk.
 const CALL: Duration = Duration::from_secs(30);
 
@@ -81,6 +83,10 @@ pub(crate) struct Journal<W: World> {
     gap: Option<Gap>,
     /// When the last input came.
     now: Mono,
+    /// The one that the engine is just taking.
+    step: Option<Step>,
+    /// When the buffer is handed over though it isn't full.
+    due: Option<Mono>,
 }
 
 impl<W: World> Journal<W> {
@@ -117,19 +123,39 @@ impl<W: World> Journal<W> {
             buffered: 0,
             gap: None,
             now: Mono(0),
+            step: None,
+            due: None,
         }
     }
 
-    pub fn step(&mut self, now: Now, input: &Input, outputs: &OutputHash) {
+    pub fn begin_step(&mut self, now: Now, input: &Input) {
         self.now = now.mono;
         if self.gap.is_some() {
             return self.leave_out(1);
         }
-        journal::step(now, input, outputs, &mut self.buffer);
-        self.buffered += 1;
+        self.step = Some(Step::begin(now, input, &mut self.buffer));
     }
 
-    /// Between inputs: hands over what has gathered, if it is much or nothing else is to be done.
+    pub fn output(&mut self, output: &Output) {
+        if let Some(step) = &mut self.step {
+            step.add(output);
+        }
+    }
+
+    pub fn end_step(&mut self) {
+        if let Some(step) = self.step.take() {
+            step.end(&mut self.buffer);
+            self.buffered += 1;
+            self.due.get_or_insert(self.now + PAUSE);
+        }
+    }
+
+    /// When [`Journal::rest`] wants to be called though no input came.
+    pub fn due(&self) -> Option<Mono> {
+        self.due
+    }
+
+    /// Between inputs: hands over what has gathered, if it is much, or is due and nothing else is to be done.
     pub fn rest(&mut self, engine: &Engine, idle: bool) {
         if self.gap.is_none() && self.is_broken() {
             self.give_up_buffer();
@@ -138,8 +164,7 @@ impl<W: World> Journal<W> {
             if self.now.since(gap.since) >= self.limits.gap {
                 self.close_gap(engine);
             }
-        } else if self.buffer.len() >= CHUNK_OCTETS || (idle && self.waiting() < CHUNKS as u64 / 2)
-        {
+        } else if self.buffer.len() >= CHUNK_OCTETS || (idle && self.is_due()) {
             self.hand_over(0);
             if self.gap.is_none() && self.segment_octets >= self.segment_limit {
                 self.begin_segment();
@@ -156,6 +181,17 @@ impl<W: World> Journal<W> {
         }
     }
 
+    /// A slow disk gets its chunks when they are full.
+    fn is_due(&mut self) -> bool {
+        let now = self.shared.now().mono;
+        let is_due = self.due.is_some_and(|due| due <= now);
+        let may_hand_over = self.waiting() < CHUNKS as u64 / 2;
+        if is_due && !may_hand_over {
+            self.due = Some(now + PAUSE);
+        }
+        is_due && may_hand_over
+    }
+
     fn is_broken(&self) -> bool {
         self.progress.broken.load(Ordering::Acquire) == self.segment
     }
@@ -165,6 +201,7 @@ impl<W: World> Journal<W> {
     }
 
     fn hand_over(&mut self, left_out: u64) {
+        self.due = None;
         let length = self.buffer.len();
         if length == 0 {
             return;
@@ -183,6 +220,7 @@ impl<W: World> Journal<W> {
     fn give_up_buffer(&mut self) {
         reached(Mark::JournalGap);
         self.buffer.clear();
+        self.due = None;
         self.gap = Some(Gap { since: self.now, inputs: 0 });
         let inputs = std::mem::take(&mut self.buffered);
         self.leave_out(inputs);
@@ -223,13 +261,6 @@ impl<W: World> Journal<W> {
 
     fn raise_limit(&mut self, snapshot: usize) {
         self.segment_limit = self.segment_limit.max(4 * snapshot);
-    }
-}
-
-/// The hash of one input's outputs, if anybody wants it.
-pub(crate) fn add(hash: &mut Option<OutputHash>, output: &Output) {
-    if let Some(hash) = hash {
-        hash.add(output);
     }
 }
 

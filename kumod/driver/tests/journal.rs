@@ -80,6 +80,17 @@ async fn gap_begins(handle: &Handle<MemoryWorld>, before: u64) {
     timeout(PATIENCE, begins).await.expect("the line of chunks has an end");
 }
 
+/// Until something stands in one more segment.
+async fn segment_begins(world: &MemoryWorld, handle: &Handle<MemoryWorld>) {
+    let before = segments(world).len();
+    let begins = async {
+        while segments(world).len() == before {
+            deliver(handle, 1).await;
+        }
+    };
+    timeout(PATIENCE, begins).await.expect("a failed write ends its segment");
+}
+
 async fn stop(node: Node<MemoryWorld>) {
     timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
 }
@@ -172,12 +183,12 @@ async fn after_a_failed_write_a_new_segment_begins_with_what_is_missing() {
     let world = world();
     let node = start(&world, limits(1 << 30, 1000)).await;
     let handle = node.handle();
+    segment_begins(&world, &handle).await;
     for _ in 0..3 {
-        deliver(&handle, 1).await;
         *world.files.disk.lock().unwrap() = Disk::Full;
         gap_begins(&handle, handle.counters().journal_gaps.get()).await;
         *world.files.disk.lock().unwrap() = Disk::Kind;
-        deliver(&handle, 3).await;
+        segment_begins(&world, &handle).await;
     }
     stop(node).await;
     let replayed = replay_each(&world);
