@@ -130,10 +130,9 @@ pub enum Event {
         what: &'static str,
         domain: Option<String>,
     },
-    /// The disk: messages that were damaged on purpose; `named`: one by one, else as a range.
+    /// The disk: messages that were damaged on purpose.
     Damaged {
         ids: Vec<SpoolId>,
-        named: bool,
     },
     Healed,
 }

@@ -69,7 +69,7 @@ fn row(entry: &Entry) -> Option<Row> {
         Event::Ordered { what, domain } => {
             ("order", (*what).into(), domain.clone().unwrap_or_default())
         }
-        Event::Damaged { ids, .. } => ("damage", String::new(), format!("{ids:?}")),
+        Event::Damaged { ids } => ("damage", String::new(), format!("{ids:?}")),
         Event::Healed => ("heal", String::new(), "the liveness phase begins".into()),
     };
     Some(Row { at, text: format!("{what:<13} {about:<33} {rest}") })

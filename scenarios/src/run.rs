@@ -191,14 +191,24 @@ impl Run<'_> {
 
     /// Whatever it was doing is cut off here.
     async fn kill_node(&mut self, power_cut: bool) {
-        let Some(node) = self.node.take() else { return };
+        if let Some(node) = self.node.take() {
+            let how = if power_cut { End::PowerCut } else { End::Killed };
+            self.end_life(node, how).await;
+        }
+    }
+
+    /// The one end of every life, whatever led to it.
+    async fn end_life(&mut self, node: Running, how: End) {
+        let power_cut = how == End::PowerCut;
         self.universe.lives.end();
-        let how = if power_cut { End::PowerCut } else { End::Killed };
         self.universe.write(Event::Ended { life: self.lives, how });
         self.universe.net.node_died(&self.universe, power_cut);
         self.universe.disk.crash(&self.universe, power_cut);
-        self.universe.log.crash(&self.universe, power_cut);
-        self.lingering_ends();
+        match how {
+            End::Stopped => self.universe.log.close(&self.universe),
+            End::Killed | End::PowerCut => self.universe.log.crash(&self.universe, power_cut),
+        }
+        std::mem::take(&mut self.lingering).into_iter().for_each(|what| self.note_end(what));
         node.kill();
         // Its tasks are dropped before the next life begins.
         sleep(Duration::from_millis(1)).await;
@@ -219,23 +229,18 @@ impl Run<'_> {
             () = power_goes => None,
             stopped = timeout(Duration::from_secs(60), node.stop()) => Some(stopped),
         };
-        let Some(stopped) = stopped else {
-            self.universe.faults.count(FaultKind::NodePowerCut);
-            self.node = Some(node);
-            return self.kill_node(true).await;
-        };
-        if stopped != Ok(LifeEnd::Stopped) {
-            let what = "a graceful stop hadn't ended after a minute".into();
-            self.break_off(violation("I20", self.now(), what));
+        match stopped {
+            None => {
+                self.universe.faults.count(FaultKind::NodePowerCut);
+                return self.end_life(node, End::PowerCut).await;
+            }
+            Some(Ok(LifeEnd::Stopped)) => {}
+            Some(_) => {
+                let what = "a graceful stop hadn't ended after a minute".into();
+                self.break_off(violation("I20", self.now(), what));
+            }
         }
-        self.universe.write(Event::Ended { life: self.lives, how: End::Stopped });
-        self.universe.log.close(&self.universe);
-        self.universe.lives.end();
-        self.universe.net.node_died(&self.universe, false);
-        self.universe.disk.crash(&self.universe, false);
-        self.lingering_ends();
-        node.kill();
-        sleep(Duration::from_millis(1)).await;
+        self.end_life(node, End::Stopped).await;
     }
 
     // ---- Safety ----------------------------------------------------------------------------------------
@@ -401,10 +406,6 @@ impl Run<'_> {
         self.note_end(what);
     }
 
-    fn lingering_ends(&mut self) {
-        std::mem::take(&mut self.lingering).into_iter().for_each(|what| self.note_end(what));
-    }
-
     fn damage(&mut self, what: FaultKind) {
         let disk = &self.universe.disk;
         let ids = match what {
@@ -415,8 +416,7 @@ impl Run<'_> {
             _ => disk.missing_file(&self.universe),
         };
         self.damaged.extend(&ids);
-        let named = what == FaultKind::DiskCorruptRecord;
-        self.universe.write(Event::Damaged { ids, named });
+        self.universe.write(Event::Damaged { ids });
     }
 
     fn resume(&mut self) {

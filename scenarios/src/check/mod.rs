@@ -153,7 +153,7 @@ impl<'l> Facts<'l> {
                 self.records.entry(*id).or_default().push(record);
             }
             Event::RecordLost { id, .. } => drop(self.lost_records.insert(*id)),
-            Event::Damaged { ids, .. } => self.damaged.extend(ids),
+            Event::Damaged { ids } => self.damaged.extend(ids),
             Event::PolicyRejected { id } => drop(self.rejected_by_policy.insert(*id)),
             Event::Ended { how, .. } => self.ends.push((at, *how)),
             _ => {}
