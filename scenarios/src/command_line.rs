@@ -7,6 +7,7 @@ use crate::watch::{self, Log};
 use crate::{minimize, real_journal, report, sweep};
 use clap::{Parser, Subcommand, ValueEnum};
 use kumo_core::journal::End;
+use kumo_core::marks::Mark;
 use kumo_core::time::Duration;
 use kumo_io_sim::fault::FaultKind;
 use std::ops::Range;
@@ -55,10 +56,13 @@ enum Command {
     },
     /// Plays one seed again with a log, or the journal of a real kumod
     Replay {
+        /// A name from `list`, or the path of a .toml file
         #[arg(required_unless_present = "journal")]
         scenario: Option<String>,
+        /// As the failure named it
         #[arg(long, required_unless_present = "journal")]
         seed: Option<u64>,
+        /// What people outside saw, or with that all that the engine was told and wanted
         #[arg(long, value_enum, default_value = "short")]
         log: LogKind,
         /// A folder that was given to `kumod --journal`
@@ -67,15 +71,23 @@ enum Command {
     },
     /// The scenarios there are; with a name, the options of one seed
     List {
+        /// A name from `list`, or the path of a .toml file
         scenario: Option<String>,
+        /// Whose options are printed
         #[arg(long, default_value_t = 0)]
         seed: u64,
+        /// What can go wrong: each kind of fault, and what it does to whom
+        #[arg(long, conflicts_with = "scenario")]
+        faults: bool,
+        /// The list as JSON
         #[arg(long)]
         json: bool,
     },
     /// Makes a failing seed smaller, and prints what is left as a scenario
     Minimize {
+        /// A name from `list`, or the path of a .toml file
         scenario: String,
+        /// One that fails
         #[arg(long)]
         seed: u64,
     },
@@ -118,7 +130,8 @@ pub fn main() -> ExitCode {
             // Clap has seen to it that both are there.
             replay(&scenario.unwrap_or_default(), seed.unwrap_or_default(), log)
         }
-        Command::List { scenario, seed, json } => list(scenario.as_deref(), seed, json),
+        Command::List { faults: true, json, .. } => Ok(list_faults(json)),
+        Command::List { scenario, seed, json, .. } => list(scenario.as_deref(), seed, json),
         Command::Minimize { scenario, seed } => smaller(&scenario, seed),
         Command::Canary { name } => crate::canaries::command(name.as_deref()),
         Command::Ci => ci(),
@@ -173,7 +186,8 @@ fn print_summary(report: &Report) {
         report.virtual_hours / seconds,
         report.failed_seeds
     );
-    for failure in report.failures.iter().skip(1) {
+    let several = report.failures.len() > 1;
+    for failure in report.failures.iter().filter(|_| several) {
         println!("  {} {}: {}", failure.scenario.name, failure.seed, failure.outcome.verdict);
     }
 }
@@ -183,9 +197,15 @@ fn print_counts(report: &Report) {
         let kind = name.strip_prefix("fault ").and_then(FaultKind::named);
         match kind.and_then(|kind| report.coverage.swarm_share(kind)) {
             Some(share) => println!("{count:>12}  {name}  ({share:.1} % of swarm seeds)"),
-            None => println!("{count:>12}  {name}"),
+            None => println!("{count:>12}  {name}{}", meaning(&name)),
         }
     }
+}
+
+/// A mark is named after a branch; this says which.
+fn meaning(name: &str) -> String {
+    let mark = Mark::ALL.iter().find(|mark| name == format!("mark {mark:?}"));
+    mark.map_or(String::new(), |mark| format!(": {}", mark.help()))
 }
 
 fn print_json(report: &Report) {
@@ -288,6 +308,19 @@ fn list(name: Option<&str>, seed: u64, json: bool) -> Done {
         all.iter().for_each(|one| println!("{:<28} {}", one.name, one.about));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn list_faults(json: bool) -> ExitCode {
+    if json {
+        let rows: Vec<serde_json::Value> = FaultKind::ALL
+            .iter()
+            .map(|kind| serde_json::json!({ "what": kind.name(), "does": kind.help() }))
+            .collect();
+        println!("{}", serde_json::Value::from(rows));
+    } else {
+        FaultKind::ALL.iter().for_each(|kind| println!("{:<24} {}", kind.name(), kind.help()));
+    }
+    ExitCode::SUCCESS
 }
 
 fn smaller(name: &str, seed: u64) -> Done {

@@ -196,6 +196,22 @@ mod tests {
                 "[[order]]\nwhat = \"bounce\"\nat = \"1m\"\nfor = \"1m\"\ndomain = \"z\"\n",
                 "x.toml:5: order.0.domain: there is no destination z",
             ),
+            (
+                "[[fault]]\nwhat = \"peer.hang\"\ntarget = \"rctp\"\n",
+                "x.toml:3: fault.0.target: peer.hang can't be aimed at \"rctp\"; its targets are greet, ehlo,",
+            ),
+            (
+                "[[fault]]\nwhat = \"log.stall\"\ntarget = \"a\"\n",
+                "x.toml:3: fault.0.target: log.stall has no target",
+            ),
+            (
+                "[[expect]]\nwhat = \"delay-growth\"\nper_cent_max = 3\ndomain = \"z\"\n",
+                "x.toml:4: expect.0.domain: there is no destination z",
+            ),
+            (
+                "[[expect]]\nwhat = \"records\"\nkind = \"Bonce\"\nmin = 3\n",
+                "x.toml:3: expect.0.kind: there is no record \"Bonce\"; there are ",
+            ),
         ];
         for (text, expected) in table {
             let why = parse("x", "x.toml", text).expect_err(text);

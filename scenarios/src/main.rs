@@ -47,6 +47,8 @@ mod swarm;
 #[cfg(madsim)]
 mod sweep;
 #[cfg(madsim)]
+mod targets;
+#[cfg(madsim)]
 mod verdict;
 #[cfg(madsim)]
 mod watch;

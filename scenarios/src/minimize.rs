@@ -23,13 +23,14 @@ pub fn minimize(options: &Options, seed: u64, tell: impl Fn(&str)) -> Option<Sma
         let outcome: Outcome = sweep::play(options, seed, Log::None);
         outcome.verdict.kind() == kind
     };
-    let mut smallest = Options { base: Base::Calm, ..options.clone() };
+    let about = format!("seed {seed}: {kind}");
+    let mut smallest = Options { base: Base::Calm, about, ..options.clone() };
     shrink_list(&mut smallest, |o| &mut o.fault, &mut fails);
-    tell(&format!("{} faults are left", smallest.fault.len()));
+    tell(&format!("faults left: {}", smallest.fault.len()));
     shrink_list(&mut smallest, |o| &mut o.order, &mut fails);
     shrink_list(&mut smallest, |o| &mut o.destination, &mut fails);
     shrink_number(&mut smallest, |o| &mut o.load.messages, &mut fails);
-    tell(&format!("{} messages are left", smallest.load.messages));
+    tell(&format!("messages left: {}", smallest.load.messages));
     shrink_number(&mut smallest, |o| &mut o.load.clients, &mut fails);
     shrink_number(&mut smallest, |o| &mut o.load.recipients_max, &mut fails);
     shrink_number(&mut smallest, |o| &mut o.load.retries, &mut fails);

@@ -1,6 +1,8 @@
 //! Everything that is chosen about a run, in one struct: a scenario file is this in TOML, the swarm draws it from a seed, and every run can
 //! print it. Invariant: a run depends on its options, its seed and the code, and on nothing else. How a file is read stands in [`crate::library`].
+use crate::targets;
 use kumo_core::config::duration;
+use kumo_core::log::RecordKind;
 use kumo_core::time::Duration;
 use kumo_io_sim::fault::FaultKind;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -233,6 +235,30 @@ pub enum Expectation {
     Records { kind: String, min: u64 },
 }
 
+impl Expectation {
+    /// Whether it could ever be met; else the key that is wrong, and why.
+    fn check(&self, known: impl Fn(&String) -> bool) -> Result<(), (&'static str, String)> {
+        match self {
+            Expectation::DelayGrowth { domain, .. } if !known(domain) => {
+                Err(("domain", format!("there is no destination {domain}")))
+            }
+            Expectation::Goodput { fraction: 0, .. } => {
+                Err(("fraction", "a load can't be divided by 0".into()))
+            }
+            Expectation::Records { kind, .. }
+                if !RecordKind::ALL.iter().any(|one| one.name() == kind.as_str()) =>
+            {
+                let kinds: Vec<&str> = RecordKind::ALL.iter().map(|kind| kind.name()).collect();
+                Err((
+                    "kind",
+                    format!("there is no record {kind:?}; there are {}", kinds.join(", ")),
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Default for Options {
     fn default() -> Options {
         Options {
@@ -389,14 +415,22 @@ impl Options {
                 let what = "a chance is in thousandths, at most 1000".into();
                 return wrong(&["fault", &index, "chance"], what);
             }
+            if let Err(what) = targets::check(self, fault) {
+                return wrong(&["fault", &index, "target"], what);
+            }
         }
+        let known = |domain: &String| self.destination.iter().any(|one| one.domain == *domain);
         for (index, order) in self.order.iter().enumerate() {
-            let known = |domain: &String| self.destination.iter().any(|one| one.domain == *domain);
             if let Some(domain) = &order.domain
                 && !known(domain)
             {
                 let what = format!("there is no destination {domain}");
                 return wrong(&["order", &index.to_string(), "domain"], what);
+            }
+        }
+        for (index, expectation) in self.expect.iter().enumerate() {
+            if let Err((key, what)) = expectation.check(known) {
+                return wrong(&["expect", &index.to_string(), key], what);
             }
         }
         Ok(())

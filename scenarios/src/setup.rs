@@ -35,6 +35,25 @@ pub fn front_address() -> SocketAddr {
     SocketAddr::new(v4(3, 0, 1), 25)
 }
 
+/// The node's own addresses.
+pub fn interfaces(options: &Options) -> Vec<IpAddr> {
+    (1..=options.node.sources).map(|number| v4(0, 0, number as usize)).collect()
+}
+
+pub fn client_address(number: u32) -> IpAddr {
+    v4(2, 0, number as usize % 200 + 1)
+}
+
+/// The `nth` recipient of a message.
+pub fn recipient(message: u32, nth: u32, domain: &str) -> String {
+    format!("r{nth}m{message}@{domain}")
+}
+
+/// The spool's paths, as faults are aimed at them.
+pub fn disk_paths(options: &Options) -> &'static [&'static str] {
+    if options.disk.two_paths { &["data", "meta"] } else { &[] }
+}
+
 fn host_name(domain: &str, host: u32) -> String {
     format!("mx{}.{domain}", host + 1)
 }
@@ -142,7 +161,7 @@ pub fn settings(options: &Options) -> Result<Settings, String> {
             jitter: options.net.jitter,
             buffer_octets: options.net.buffer_octets,
         },
-        interfaces: (1..=options.node.sources).map(|number| v4(0, 0, number as usize)).collect(),
+        interfaces: interfaces(options),
         policy: policy_table(options)?,
         zones: zones(options),
     })
@@ -189,7 +208,7 @@ pub fn mail(options: &Options, seed: u64) -> Mail {
     let mut clients: Vec<(ClientSettings, Vec<Task>)> = (0..load.clients)
         .map(|number| {
             let settings = ClientSettings {
-                address: v4(2, 0, number as usize % 200 + 1),
+                address: client_address(number),
                 server,
                 retries: load.retries,
                 pause: load.pause,
@@ -217,10 +236,9 @@ pub fn mail(options: &Options, seed: u64) -> Mail {
 
 fn work(options: &Options, message: u32, random: &mut Random) -> MessageWork {
     let load = &options.load;
-    let count = 1 + random.below(u64::from(load.recipients_max));
-    let recipients = (0..count)
-        .map(|nth| format!("r{nth}m{message}@{}", pick_domain(options, random)))
-        .collect();
+    let count = 1 + random.below(u64::from(load.recipients_max)) as u32;
+    let recipients =
+        (0..count).map(|nth| recipient(message, nth, pick_domain(options, random))).collect();
     let null = random.below(1000) < u64::from(load.null_sender_per_mille);
     let sender = if null { String::new() } else { format!("s{message}@client.example") };
     let size = random.below(load.octets_max as u64 + 1) as usize;

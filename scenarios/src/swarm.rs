@@ -12,7 +12,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// Phases of a dialogue that a server's fault may be aimed at.
 pub const PHASES: [&str; 10] =
     ["greet", "ehlo", "starttls", "mail", "rcpt", "data", "body", "dot", "rset", "quit"];
-const QUESTIONS: [&str; 6] = ["session", "queue", "pool", "path", "throttle-insert", "requeue"];
+/// What policy is asked, as faults are aimed at it.
+pub const QUESTIONS: [&str; 7] =
+    ["session", "generated", "queue", "pool", "path", "throttle-insert", "requeue"];
 
 /// Draws.
 struct Dice(Random);
@@ -320,7 +322,7 @@ fn fault(dice: &mut Dice, what: FaultKind, options: &Options) -> TimedFault {
             fault.target = Some(dice.one(&PHASES).into());
         }
         "policy" if what == PolicyReject => {
-            fault.target = Some(dice.one(&["session", "requeue"]).into());
+            fault.target = Some(dice.one(&["session", "generated", "requeue"]).into());
         }
         "policy" => fault.target = Some(dice.one(&QUESTIONS).into()),
         _ => {}
