@@ -3,7 +3,7 @@
 use crate::fault::FaultKind;
 use kumo_core::id::SpoolId;
 use kumo_core::log::RecordKind;
-use kumo_core::time::Now;
+use kumo_core::time::{Duration, Now};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// One attempt of a client to hand in one message. A second attempt at the same message is another submission with the same `message`.
@@ -67,11 +67,12 @@ pub enum Event {
         server: String,
         content: Vec<u8>,
     },
-    /// A server refused recipients for good (5yz to MAIL, RCPT, DATA or the final dot).
+    /// A server refused recipients for good (5yz to MAIL, which names none, to RCPT, DATA or the final dot).
     PeerRefused {
         submission: Option<Submission>,
         recipients: Vec<String>,
         code: u16,
+        server: String,
     },
     /// The body of a message began to flow to a server, which ends by `Sunk`, a refusal, or neither.
     BodyBegan {
@@ -129,6 +130,7 @@ pub enum Event {
     Ordered {
         what: &'static str,
         domain: Option<String>,
+        lasts: Duration,
     },
     /// The disk: messages that were damaged on purpose.
     Damaged {

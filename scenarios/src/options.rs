@@ -100,7 +100,7 @@ pub struct Node {
     pub max_connections: u64,
     #[serde(with = "duration::text")]
     pub client_timeout: Duration,
-    /// One message for each recipient, or one for all.
+    /// One message for each recipient, or one for those of each domain.
     pub bifurcate: bool,
 }
 
@@ -113,6 +113,9 @@ pub struct Destination {
     pub hosts: u32,
     pub starttls: bool,
     pub pipelining: bool,
+    /// Offers 8BITMIME, and SIZE.
+    pub eight_bit_mime: bool,
+    pub size: bool,
     #[serde(with = "duration::text")]
     pub latency: Duration,
     #[serde(with = "duration::text")]
@@ -340,6 +343,8 @@ impl Default for Destination {
             hosts: 1,
             starttls: true,
             pipelining: true,
+            eight_bit_mime: true,
+            size: true,
             latency: Duration::from_millis(5),
             dot_latency: Duration::from_millis(20),
             transient_per_mille: 0,

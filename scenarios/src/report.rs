@@ -42,9 +42,11 @@ fn row(entry: &Entry) -> Option<Row> {
             let lost = if *reply_lost { ", reply lost" } else { "" };
             ("sunk", name(submission), format!("at {server} for {}{lost}", recipients.join(" ")))
         }
-        Event::PeerRefused { submission, recipients, code } => {
-            ("peer-refused", name(submission), format!("{code} for {}", recipients.join(" ")))
-        }
+        Event::PeerRefused { submission, recipients, code, server } => (
+            "peer-refused",
+            name(submission),
+            format!("{code} at {server} for {}", recipients.join(" ")),
+        ),
         Event::BodyBegan { submission, recipients } => {
             ("body", name(submission), recipients.join(" "))
         }
@@ -66,7 +68,7 @@ fn row(entry: &Entry) -> Option<Row> {
             let target = target.as_deref().map_or(String::new(), |target| format!(", {target}"));
             ("fault", what.name().into(), format!("{state}{target}"))
         }
-        Event::Ordered { what, domain } => {
+        Event::Ordered { what, domain, .. } => {
             ("order", (*what).into(), domain.clone().unwrap_or_default())
         }
         Event::Damaged { ids } => ("damage", String::new(), format!("{ids:?}")),

@@ -451,7 +451,7 @@ impl Run<'_> {
             BumpEpoch => ("bump-epoch", Command::Admin(AdminCommand::BumpEpoch)),
             SuspendReady => ("suspend-ready", Command::SuspendReady { id, expires }),
         };
-        self.universe.write(Event::Ordered { what, domain });
+        self.universe.write(Event::Ordered { what, domain, lasts: order.lasts });
         node.tell(command).await;
     }
 
@@ -492,7 +492,7 @@ impl Run<'_> {
     fn held_too_long(&mut self, held: Vec<SpoolId>, now: Mono) {
         let trouble = self.universe.ledger.read(|entries| {
             let from = Mono(now.0.saturating_sub(30 * MINUTE.as_nanos() as u64));
-            let facts = Facts::of(&self.universe, entries);
+            let facts = Facts::of(self.options, &self.universe, entries);
             facts.trouble_between(&["disk", "log", "node", "policy", "host"], from, now)
         });
         // A life knows the age of earlier lives' messages by the wall clock alone.
@@ -561,7 +561,7 @@ impl Run<'_> {
 
     async fn why_left(&self) -> String {
         let ids = self.universe.ledger.read(|entries| {
-            let facts = Facts::of(&self.universe, entries);
+            let facts = Facts::of(self.options, &self.universe, entries);
             let ids = facts.stories.values().flat_map(|story| &story.ids);
             ids.filter(|id| !facts.damaged.contains(id)).copied().collect()
         });
@@ -621,7 +621,7 @@ impl Run<'_> {
         }
         self.nothing_is_left_in_the_spool();
         let mut outcome = self.universe.ledger.read(|entries| {
-            let facts = Facts::of(&self.universe, entries);
+            let facts = Facts::of(self.options, &self.universe, entries);
             // What was seen first counts: an invariant broken early breaks others later.
             let judged = match &self.broken {
                 Some(broken) if broken.invariant != "I10" => None,
@@ -653,7 +653,11 @@ impl Run<'_> {
             let began =
                 entries.iter().rev().find(|entry| matches!(entry.event, Event::Started { .. }));
             let from = began.map_or(Mono(0), |entry| entry.now.mono);
-            !Facts::of(&self.universe, entries).trouble_between(&["disk", "log"], from, self.now())
+            !Facts::of(self.options, &self.universe, entries).trouble_between(
+                &["disk", "log"],
+                from,
+                self.now(),
+            )
         });
         let left = self.universe.disk.durable_ids(Family::Meta);
         // What a power cut tore in the writing was never promised.

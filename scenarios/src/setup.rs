@@ -79,6 +79,8 @@ fn server(destination: &Destination, index: usize, host: u32) -> Server {
     let settings = PeerSettings {
         starttls: destination.starttls,
         pipelining: destination.pipelining,
+        eight_bit_mime: destination.eight_bit_mime,
+        size: destination.size,
         latency: destination.latency,
         dot_latency: destination.dot_latency,
         transient_per_mille: destination.transient_per_mille,
@@ -172,7 +174,7 @@ pub fn node_config(options: &Options, seed: u64, life: u64) -> NodeConfig {
     let relay_hosts = vec!["10.0.0.0/8".parse().expect("a network")];
     let batch_handling = match options.node.bifurcate {
         true => BatchHandling::BifurcateAlways,
-        false => EsmtpListener::default().batch_handling,
+        false => BatchHandling::BatchByDomain,
     };
     let listener = EsmtpListener {
         listen: node_address(),

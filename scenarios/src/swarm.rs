@@ -212,6 +212,8 @@ fn destinations(dice: &mut Dice) -> Vec<Destination> {
             hosts: dice.between(1, 3) as u32,
             starttls: dice.of(60),
             pipelining: dice.of(80),
+            eight_bit_mime: dice.of(90),
+            size: dice.of(80),
             latency: dice.millis(0, 100),
             dot_latency: dice.millis(0, 2_000),
             transient_per_mille: dice.one(&[0, 0, 50, 300]),

@@ -351,7 +351,8 @@ impl Session {
     /// Tells the ledger of recipients that were refused for good.
     fn refuse(&self, code: u16, submission: Option<Submission>, recipients: Vec<String>) {
         if code / 100 == 5 {
-            self.server.write(Event::PeerRefused { submission, recipients, code });
+            let server = self.server.settings.name.clone();
+            self.server.write(Event::PeerRefused { submission, recipients, code, server });
         }
     }
 

@@ -20,8 +20,10 @@ mod stop;
 mod verdicts;
 pub mod waits;
 
+use crate::options::Options;
 use kumo_core::id::SpoolId;
 use kumo_core::log::RecordKind;
+use kumo_core::queue_name::QueueName;
 use kumo_core::time::{Duration, Mono};
 use kumo_io_sim::fault::FaultKind;
 use kumo_io_sim::ledger::{Answer, End, Entry, Event, Submission};
@@ -71,12 +73,18 @@ pub struct Record<'l> {
     pub kind: RecordKind,
     pub recipients: &'l [String],
     pub text: &'l str,
+    queue: &'l str,
 }
 
 impl Record<'_> {
     pub fn is_final(&self) -> bool {
         use RecordKind::{AdminBounce, Bounce, Delivery, Expiration};
         matches!(self.kind, Delivery | Bounce | Expiration | AdminBounce)
+    }
+
+    /// The domain that it was queued for, which need not be that of all its recipients.
+    pub fn domain(&self) -> &str {
+        QueueName::parse(self.queue).domain
     }
 
     pub fn concerns(&self, recipient: &str) -> bool {
@@ -86,6 +94,7 @@ impl Record<'_> {
 
 /// The ledger, sorted by what it is about.
 pub struct Facts<'l> {
+    pub options: &'l Options,
     pub universe: &'l Universe,
     pub entries: &'l [Entry],
     pub stories: BTreeMap<Submission, Story<'l>>,
@@ -99,8 +108,9 @@ pub struct Facts<'l> {
 }
 
 impl<'l> Facts<'l> {
-    pub fn of(universe: &'l Universe, entries: &'l [Entry]) -> Facts<'l> {
+    pub fn of(options: &'l Options, universe: &'l Universe, entries: &'l [Entry]) -> Facts<'l> {
         let mut facts = Facts {
+            options,
             universe,
             entries,
             stories: BTreeMap::new(),
@@ -148,8 +158,8 @@ impl<'l> Facts<'l> {
                 let began = same.map_or(at, |index| story.bodies.remove(index).0);
                 story.copies.push(Copy { at, began, recipients, content });
             }
-            Event::Recorded { kind, id, recipients, text, .. } => {
-                let record = Record { at, kind: *kind, recipients, text };
+            Event::Recorded { kind, id, recipients, text, queue, .. } => {
+                let record = Record { at, kind: *kind, recipients, text, queue };
                 self.records.entry(*id).or_default().push(record);
             }
             Event::RecordLost { id, .. } => drop(self.lost_records.insert(*id)),

@@ -1,6 +1,6 @@
 //! I14: a permanent verdict comes from a peer's 5yz, a null MX, content the destination can't take, expiry, policy or an operator. Proves for
 //! each Bounce that a server refused that recipient of that message for good, or that its text names one of the other reasons and that
-//! reason was there; and for each AdminBounce that somebody ordered one.
+//! reason was there; and for each AdminBounce that somebody had ordered one for that domain, and it still stood.
 use super::{Facts, Record, Violation, violation};
 use kumo_core::id::SpoolId;
 use kumo_core::log::RecordKind;
@@ -56,24 +56,33 @@ fn is_justified(
         || (record.text.contains("null MX") && struck(FaultKind::DnsNullMx))
         || (record.text.contains("prohibited") && struck(FaultKind::DnsLoopback))
         // A server whose EHLO is refused by a fault offers nothing.
-        || (record.text.contains("8BITMIME") && struck(FaultKind::PeerPermanent))
+        || (record.text.contains("8BITMIME")
+            && (struck(FaultKind::PeerPermanent) || takes_seven_bits(facts, record)))
         || (record.text.contains("requeue_message") && struck(FaultKind::PolicyReject))
 }
 
-/// A 5yz to MAIL names nobody: it counts for the attempt that is recorded shortly after.
+fn takes_seven_bits(facts: &Facts<'_>, record: &Record<'_>) -> bool {
+    let mut seven = facts.options.destination.iter().filter(|one| !one.eight_bit_mime);
+    seven.any(|one| one.domain == record.domain())
+}
+
+/// A 5yz to MAIL names nobody: it counts for the attempts at that domain that are recorded shortly after.
 fn refused_at_mail(facts: &Facts<'_>, record: &Record<'_>) -> bool {
     facts.entries.iter().any(|entry| {
-        let Event::PeerRefused { recipients, .. } = &entry.event else { return false };
+        let Event::PeerRefused { recipients, server, .. } = &entry.event else { return false };
         recipients.is_empty()
+            && server.split_once('.').is_some_and(|(_, domain)| domain == record.domain())
             && entry.now.mono <= record.at
             && record.at.since(entry.now.mono) < MOMENT
     })
 }
 
+/// By an entry that covered these recipients, and still stood. How long it stands is the wall clock's to say, so that a step of it blurs the end.
 fn was_ordered(facts: &Facts<'_>, record: &Record<'_>) -> bool {
-    facts
-        .entries
-        .iter()
-        .take_while(|entry| entry.now.mono <= record.at)
-        .any(|entry| matches!(entry.event, Event::Ordered { what: "bounce", .. }))
+    let clock_stepped = facts.universe.faults.fired()[FaultKind::HostWallStep as usize] > 0;
+    facts.entries.iter().take_while(|entry| entry.now.mono <= record.at).any(|entry| {
+        let Event::Ordered { what: "bounce", domain, lasts } = &entry.event else { return false };
+        domain.as_ref().is_none_or(|domain| domain == record.domain())
+            && (clock_stepped || record.at <= entry.now.mono + *lasts + MOMENT)
+    })
 }
