@@ -521,15 +521,14 @@ impl Session {
             sleep(amount).await;
             trouble = Trouble::None;
         }
-        if self.wire.look().await == Filled::Ended {
-            // Nobody is there any more who could hear of it.
-            return Flow::Over;
-        }
+        // Whoever has sent the final dot has handed the message over, and needn't wait to hear so.
+        let is_gone = self.wire.look().await == Filled::Ended;
         let submission = submission_of(&content);
         match trouble {
             Trouble::None | Trouble::Slow(_) | Trouble::Garbage | Trouble::LostReply { .. } => {
                 let is_lost = matches!(trouble, Trouble::Garbage | Trouble::LostReply { .. });
-                self.store(submission, &transaction, content, is_lost || self.muddled);
+                let is_lost = is_lost || is_gone || self.muddled;
+                self.store(submission, &transaction, content, is_lost);
             }
             Trouble::Reply(reply) => {
                 self.refuse(code_of(reply), submission, transaction.recipients.clone());
