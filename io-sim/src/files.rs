@@ -50,6 +50,7 @@ impl FileStore {
     }
 
     /// For runs that are long and read no journal; the hash stays.
+    #[cfg(test)]
     pub fn forget_journal(&self) {
         self.state().journal.clear();
     }

@@ -619,21 +619,16 @@ impl Run<'_> {
         } else {
             self.kill_node(false).await;
         }
-        self.nothing_is_left_in_the_spool();
         let mut outcome = self.universe.ledger.read(|entries| {
             let facts = Facts::of(self.options, &self.universe, entries);
+            let broken = self.broken.clone().or_else(|| self.left_in_the_spool(&facts));
             // What was seen first counts: an invariant broken early breaks others later.
-            let judged = match &self.broken {
+            let judged = match &broken {
                 Some(broken) if broken.invariant != "I10" => None,
                 _ => check::judge(&facts),
             };
-            let verdict = match (judged, self.broken.take()) {
-                (Some(judged), _) => Verdict::Broken(judged),
-                (None, Some(broken)) => Verdict::Broken(broken),
-                (None, None) => Verdict::Passed,
-            };
             Outcome {
-                verdict,
+                verdict: judged.or(broken).map_or(Verdict::Passed, Verdict::Broken),
                 figures: crate::expect::Figures::of(&facts),
                 ledger: if log == Log::None { Vec::new() } else { entries.to_vec() },
                 ..Outcome::default()
@@ -648,28 +643,19 @@ impl Run<'_> {
     }
 
     /// What the engine has done with is gone from the spool, but for what was damaged, or couldn't be written while disk or log were sick.
-    fn nothing_is_left_in_the_spool(&mut self) {
-        let healthy = self.universe.ledger.read(|entries| {
-            let began =
-                entries.iter().rev().find(|entry| matches!(entry.event, Event::Started { .. }));
-            let from = began.map_or(Mono(0), |entry| entry.now.mono);
-            !Facts::of(self.options, &self.universe, entries).trouble_between(
-                &["disk", "log"],
-                from,
-                self.now(),
-            )
-        });
-        let left = self.universe.disk.durable_ids(Family::Meta);
+    fn left_in_the_spool(&self, facts: &Facts<'_>) -> Option<Violation> {
+        let mut lives = facts.entries.iter().rev();
+        let began = lives.find(|entry| matches!(entry.event, Event::Started { .. }));
+        let from = began.map_or(Mono(0), |entry| entry.now.mono);
+        if facts.trouble_between(&["disk", "log"], from, self.now()) {
+            return None;
+        }
         // What a power cut tore in the writing was never promised.
         let whole = |id: &SpoolId| self.universe.disk.durable_since(*id).is_some();
-        let left = left.into_iter().find(|id| !self.damaged.contains(id) && whole(id));
-        if let Some(id) = left
-            && healthy
-            && self.broken.is_none()
-        {
-            let what = format!("{id} is still in the spool after a stop, and nobody holds it");
-            self.break_off(violation("I10", self.now(), what));
-        }
+        let left = self.universe.disk.durable_ids(Family::Meta);
+        let left = left.into_iter().find(|id| !self.damaged.contains(id) && whole(id))?;
+        let what = format!("{left} is still in the spool after a stop, and nobody holds it");
+        Some(violation("I10", self.now(), what))
     }
 
     /// What the engine was told and wanted, by the journals of all lives; which must run again with the same outputs.

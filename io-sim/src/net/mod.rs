@@ -107,6 +107,7 @@ impl Net {
     }
 
     /// Connections at a server's address. One stands from when its dial is answered until either end lets go of it.
+    #[cfg(test)]
     pub fn open_connections(&self, server: SocketAddr) -> u64 {
         self.state().standing.get(&server).copied().unwrap_or(0)
     }

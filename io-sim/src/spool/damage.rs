@@ -50,6 +50,7 @@ impl Overlay {
         self.standing.contains_key(key)
     }
 
+    #[cfg(test)]
     pub fn clear(&mut self) {
         self.standing.clear();
         self.covered.clear();

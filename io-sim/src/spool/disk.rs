@@ -406,6 +406,7 @@ impl Disk {
     }
 
     /// All that is damaged reads as it was written again.
+    #[cfg(test)]
     pub fn lift_damage(&self) {
         let mut state = self.state();
         for path in &mut state.paths {
@@ -433,6 +434,7 @@ impl Disk {
     }
 
     /// Since when the oldest write stands that was handed over and hasn't ended. [`Disk::settle`] first: nobody may have looked for a while.
+    #[cfg(test)]
     pub fn writes_in_flight_since(&self) -> Option<Mono> {
         let state = self.state();
         state.paths.iter().filter_map(|path| path.queue.front()).map(|one| one.handed_over).min()
