@@ -45,7 +45,11 @@ fn too_many(facts: &Facts<'_>, submission: Submission, story: &Story<'_>) -> Opt
         let extra = copies.len() - 1;
         let unknown = unknown_attempts(facts, story, recipient);
         // Of the copies of one life at most one needs no excuse by that life's end.
-        let ends: BTreeSet<Mono> = copies.iter().filter_map(|copy| may_come_again(facts, copy)).collect();
+        let mut ends = BTreeSet::new();
+        for copy in &copies {
+            let end = may_come_again(facts, copy).find(|end| !ends.contains(end));
+            ends.extend(end);
+        }
         let crashes = ends.len();
         // Of an attempt whose record found no room in the log nobody knows whether its outcome was known.
         let unlogged = copies.iter().filter(|copy| {
@@ -83,9 +87,12 @@ fn unknown_attempts(facts: &Facts<'_>, story: &Story<'_>, recipient: &str) -> us
     unknown.count() + lost
 }
 
-/// The end of the life that delivered it, if its removal can't be trusted to have been durable by then; or of the life before, if that had
-/// sent what arrived after its end.
-fn may_come_again(facts: &Facts<'_>, copy: &Copy<'_>) -> Option<Mono> {
+/// The end of the life before, if that had sent what arrived after its end; and the end of the life that delivered it, if its removal can't be
+/// trusted to have been durable by then.
+fn may_come_again<'f>(
+    facts: &'f Facts<'_>,
+    copy: &'f Copy<'_>,
+) -> impl Iterator<Item = Mono> + use<'f> {
     let between = ["disk", "log", "policy", "net", "peer", "node", "tls", "proxy"];
     let soon = copy.at + UNTIL_REMOVED + SLOWEST_REPLY;
     let own =
@@ -99,7 +106,7 @@ fn may_come_again(facts: &Facts<'_>, copy: &Copy<'_>) -> Option<Mono> {
         .iter()
         .rev()
         .find(|(at, how)| *how != End::Stopped && from <= *at && *at < copy.began);
-    own.or(before).map(|(at, _)| *at)
+    before.into_iter().chain(own).map(|(at, _)| *at)
 }
 
 /// Each submission has ids of its own.
