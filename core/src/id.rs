@@ -21,6 +21,9 @@ pub struct SpoolId(pub [u8; 16]);
 pub struct SpoolIdError(pub alloc::string::String);
 
 impl SpoolId {
+    /// What the health gate's probe writes: no message has it, nor comes after it.
+    pub const PROBE: SpoolId = SpoolId([0xff; 16]);
+
     /// When the message was created. 100 ns resolution.
     pub fn created(&self) -> Wall {
         let b = &self.0;

@@ -37,6 +37,7 @@ pub mod config;
 pub mod date;
 pub mod engine;
 pub mod header;
+pub mod health;
 pub mod id;
 pub mod journal;
 pub mod limits;

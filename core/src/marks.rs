@@ -23,6 +23,8 @@ marks! {
     StoreRefusedAtStop "a store was refused since the process stops"
     BodiesWithoutCommit "bodies were written and their stores were refused before the commit"
     BatchFailed "a batch failed"
+    BatchTurnedAway "a store asked for patience, and its batch is handed over again"
+    RefusedUnhealthy "something wasn't stored since the health gate is shut"
     SyncFailed "a sync alone failed"
     DrainedOwing "a stop ended with stores that couldn't be taken back"
     ExpiredScheduled "a message expired while it waited for its next attempt"

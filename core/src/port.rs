@@ -102,14 +102,15 @@ pub trait Spool: Send + Sync + 'static {
     fn is_atomic_across_families(&self) -> bool;
     /// Whether it was damaged when it was opened, now or earlier: then it proves nothing that a record isn't there.
     fn may_lack_records(&self) -> bool;
-    /// All of the batch or, after an error, an unknown part of it.
+    /// All of the batch; after [`SpoolErrorKind::Busy`] none of it, after another error an unknown part. Without atomicity across families a
+    /// batch is of one family, or nothing is said of it after `Busy`.
     fn apply(
         &self,
         batch: Vec<SpoolOperation>,
         sync: SyncMode,
     ) -> impl Future<Output = Result<(), SpoolError>> + Send;
-    /// Makes everything applied before durable.
-    fn sync(&self) -> impl Future<Output = Result<(), SpoolError>> + Send;
+    /// Makes everything of the family that was applied before durable.
+    fn sync(&self, family: Family) -> impl Future<Output = Result<(), SpoolError>> + Send;
     fn get(
         &self,
         family: Family,
@@ -130,8 +131,8 @@ pub trait Spool: Send + Sync + 'static {
         &self,
         family: Family,
     ) -> impl Future<Output = Result<FreeSpace, SpoolError>> + Send;
-    /// Closes and opens the store again, for when it has become read-only.
-    fn reopen(&self) -> impl Future<Output = Result<(), SpoolError>> + Send;
+    /// Closes and opens the family's store again, for when it has become read-only. [`SpoolErrorKind::Busy`]: it couldn't be closed.
+    fn reopen(&self, family: Family) -> impl Future<Output = Result<(), SpoolError>> + Send;
     /// Syncs and closes; later calls get [`SpoolErrorKind::Closed`].
     fn close(&self) -> impl Future<Output = Result<(), SpoolError>> + Send;
 }

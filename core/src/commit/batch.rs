@@ -1,10 +1,9 @@
 //! One batch on its way through the spool's stages, and the operations that each stage consists of.
 //! Data is written before the meta that speaks of it and deleted after it. No deadlines are judged here.
-use super::{Ticket, Work};
+use super::{Deadline, Ticket, Work};
 use crate::id::SpoolId;
 use crate::limits;
 use crate::port::{Family, SpoolOperation};
-use crate::time::Mono;
 use alloc::vec::Vec;
 
 /// A submission before or in its batch.
@@ -12,7 +11,7 @@ use alloc::vec::Vec;
 pub(super) struct Submission {
     pub ticket: Ticket,
     pub work: Work,
-    pub deadline: Mono,
+    pub deadline: Deadline,
     /// Told that time is up, though the spool may still take it.
     pub answered: bool,
 }

@@ -9,13 +9,14 @@
 //!   anybody hears of it. A failed batch may be on disk in part, so its stores are taken back too.
 use super::batch::{Batch, Submission, delete_bodies};
 use super::{
-    CommitConfig, CommitOutcome, Durable, Input, Output, Refusal, StageId, Ticket, Waiver, Work,
+    CommitConfig, CommitOutcome, Deadline, Durable, Input, Output, Refusal, StageId, Ticket,
+    Waiver, Work,
 };
 use crate::canary::{self, Canary};
 use crate::id::SpoolId;
 use crate::limits;
 use crate::marks::{Mark, reached};
-use crate::port::{SpoolError, SyncMode};
+use crate::port::{SpoolError, SpoolErrorKind, SyncMode};
 use crate::time::{Duration, Mono};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -23,11 +24,25 @@ use alloc::vec::Vec;
 /// How long an update or a removal may stay unsynced, and how long a failed undo or sync rests.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
 
+/// Pauses before a batch that was turned away is handed over again; they double.
+const STALL_PAUSE_FIRST: Duration = Duration::from_micros(500);
+const STALL_PAUSE_LONGEST: Duration = Duration::from_millis(50);
+
 /// What the spool is busy with on behalf of the commit point.
 #[derive(Debug)]
 enum Commit {
-    Batch { stage: StageId, batch: Batch, sync: SyncMode },
-    Sync { stage: StageId },
+    Batch {
+        stage: StageId,
+        batch: Batch,
+        sync: SyncMode,
+    },
+    /// Two paths only: its bodies are written, and its meta was turned away for now.
+    Stalled {
+        batch: Batch,
+    },
+    Sync {
+        stage: StageId,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +71,11 @@ pub struct Committer {
     orphans_once_synced: Vec<SpoolId>,
     /// Undo and sync rest until then after a failure, so that a broken disk isn't hammered.
     rest_until: Mono,
+    /// The store is stalled: nothing is handed over until then.
+    retry_at: Option<Mono>,
+    stall_pause: Duration,
+    /// The health gate.
+    is_shut: bool,
     /// Since when something applied is unsynced.
     unsynced_since: Option<Mono>,
     next_stage: u64,
@@ -76,6 +96,9 @@ impl Committer {
             orphans: Vec::new(),
             orphans_once_synced: Vec::new(),
             rest_until: Mono(0),
+            retry_at: None,
+            stall_pause: STALL_PAUSE_FIRST,
+            is_shut: false,
             unsynced_since: None,
             next_stage: 0,
             outputs: VecDeque::new(),
@@ -83,16 +106,19 @@ impl Committer {
     }
 
     /// Queues work; a `Tick` (or any other input) after one or many of these hands it over.
-    pub fn submit(&mut self, ticket: Ticket, work: Work, deadline: Mono) {
+    pub fn submit(&mut self, ticket: Ticket, work: Work, deadline: Deadline) {
         assert!(self.phase < Phase::Draining, "nothing is submitted after Drain");
         let submission = Submission { ticket, work, deadline, answered: false };
         if self.phase == Phase::Stopping && submission.is_store() {
             return self.done(ticket, CommitOutcome::Refused(Refusal::Stopping));
         }
+        if self.holds_back() {
+            return self.done(ticket, CommitOutcome::Refused(Refusal::Unhealthy));
+        }
         if self.waiting.len() >= limits::COMMIT_BACKLOG {
             return self.done(ticket, CommitOutcome::Refused(Refusal::Full));
         }
-        self.earliest_deadline = self.earliest_deadline.min(deadline);
+        self.earliest_deadline = self.earliest_deadline.min(deadline.at);
         self.waiting.push_back(submission);
     }
 
@@ -101,11 +127,14 @@ impl Committer {
         match input {
             Input::Applied { stage, result } => self.applied(now, stage, result),
             Input::Tick => {}
+            Input::Gate { is_open } => self.gate(is_open),
             Input::Stop => self.stop(),
             Input::Drain => {
                 self.stop();
                 self.phase = Phase::Draining;
-                self.rest_until = now; // one more try, whatever failed last
+                // One more try, whatever failed last.
+                self.rest_until = now;
+                self.retry_at = None;
             }
         }
         self.expire(now);
@@ -116,15 +145,16 @@ impl Committer {
         self.outputs.pop_front()
     }
 
-    /// When a `Tick` is wanted: a deadline, an unsynced write's second, or the end of a rest.
+    /// When a `Tick` is wanted: a deadline, an unsynced write's second, or the end of a rest or a stall.
     pub fn next_wake(&self) -> Option<Mono> {
-        let free = !self.is_handing_over();
+        let free = !self.is_handing_over() && !self.holds_back();
         let owing = !self.undo.is_empty() || !self.orphans.is_empty();
         let unsynced = self.unsynced_since.map(|since| (since + SYNC_AFTER).max(self.rest_until));
         let wakes = [
             (self.earliest_deadline != Mono(u64::MAX)).then_some(self.earliest_deadline),
             unsynced.filter(|_| free),
             (owing && free).then_some(self.rest_until),
+            self.retry_at,
         ];
         wakes.into_iter().flatten().min()
     }
@@ -138,19 +168,58 @@ impl Committer {
         StageId(self.next_stage)
     }
 
+    /// Whether the gate lets nothing through. A stop is the last chance for what is owed, and takes it.
+    fn holds_back(&self) -> bool {
+        self.is_shut && self.phase == Phase::Running
+    }
+
+    fn gate(&mut self, is_open: bool) {
+        self.is_shut = !is_open;
+        self.refuse();
+    }
+
     fn stop(&mut self) {
         self.phase = self.phase.max(Phase::Stopping);
-        for submission in core::mem::take(&mut self.waiting) {
-            if submission.is_store() {
-                reached(Mark::StoreRefusedAtStop);
-                self.done(submission.ticket, CommitOutcome::Refused(Refusal::Stopping));
-            } else {
-                self.waiting.push_back(submission);
-            }
+        self.refuse();
+    }
+
+    /// Why stores aren't taken; while the gate is shut nothing else is, either.
+    fn refusal(&self) -> Option<Refusal> {
+        match self.phase {
+            Phase::Running => self.is_shut.then_some(Refusal::Unhealthy),
+            _ => Some(Refusal::Stopping),
         }
-        // Bodies without their commit point promise nothing yet.
-        let Some(batch) = self.bodies_written.take() else { return };
-        self.bodies_written = Some(self.without_stores(batch, |_| true, Refusal::Stopping.into()));
+    }
+
+    /// Refuses of what isn't committed whatever can't wait for better times.
+    fn refuse(&mut self) {
+        let Some(refusal) = self.refusal() else { return };
+        for submission in core::mem::take(&mut self.waiting) {
+            if !submission.is_store() && refusal == Refusal::Stopping {
+                self.waiting.push_back(submission);
+                continue;
+            }
+            if refusal == Refusal::Stopping {
+                reached(Mark::StoreRefusedAtStop);
+            }
+            self.done(submission.ticket, CommitOutcome::Refused(refusal));
+        }
+        self.take_back_uncommitted(refusal);
+    }
+
+    /// Bodies without their commit point promise nothing yet.
+    fn take_back_uncommitted(&mut self, refusal: Refusal) {
+        if let Some(batch) = self.bodies_written.take() {
+            let batch = self.without_stores(batch, |_| true, Answer::Refused(refusal));
+            self.bodies_written = Some(batch);
+        }
+        self.commit = match self.commit.take() {
+            Some(Commit::Stalled { batch }) => {
+                let batch = self.without_stores(batch, |_| true, Answer::Refused(refusal));
+                Some(Commit::Stalled { batch })
+            }
+            other => other,
+        };
     }
 
     /// Takes the chosen stores out of a batch that isn't committed, and answers them.
@@ -168,7 +237,7 @@ impl Committer {
             reached(Mark::BodiesWithoutCommit);
             self.orphans.extend(submission.stored_ids());
             if !submission.answered {
-                self.done(submission.ticket, answer.outcome());
+                self.done(submission.ticket, answer.of(&submission));
             }
         }
         batch
@@ -182,14 +251,14 @@ impl Committer {
         }
         let (late, waiting): (VecDeque<_>, VecDeque<_>) = core::mem::take(&mut self.waiting)
             .into_iter()
-            .partition(|submission| submission.deadline <= now);
+            .partition(|submission| submission.deadline.at <= now);
         self.waiting = waiting;
         for submission in late {
             reached(Mark::StoreLateWaiting);
-            self.done(submission.ticket, CommitOutcome::TimedOut);
+            self.done(submission.ticket, Answer::TimedOut.of(&submission));
         }
         if let Some(batch) = self.bodies_written.take() {
-            let late = |submission: &Submission| submission.deadline <= now;
+            let late = |submission: &Submission| submission.deadline.at <= now;
             self.bodies_written = Some(self.without_stores(batch, late, Answer::TimedOut));
         }
         self.answer_late_in_flight(now);
@@ -200,20 +269,22 @@ impl Committer {
     fn answer_late_in_flight(&mut self, now: Mono) {
         let mut late = Vec::new();
         for submission in self.in_flight_mut() {
-            if submission.deadline <= now && !submission.answered {
+            if submission.deadline.at <= now && !submission.answered {
                 submission.answered = true;
-                late.push(submission.ticket);
+                late.push((submission.ticket, Answer::TimedOut.of(submission)));
             }
         }
-        for ticket in late {
+        for (ticket, outcome) in late {
             reached(Mark::StoreLateInFlight);
-            self.done(ticket, CommitOutcome::TimedOut);
+            self.done(ticket, outcome);
         }
     }
 
     fn in_flight_mut(&mut self) -> impl Iterator<Item = &mut Submission> {
         let committing = match &mut self.commit {
-            Some(Commit::Batch { batch, .. }) => batch.submissions.as_mut_slice(),
+            Some(Commit::Batch { batch, .. } | Commit::Stalled { batch }) => {
+                batch.submissions.as_mut_slice()
+            }
             _ => &mut [],
         };
         let writing = match &mut self.writing_bodies {
@@ -226,26 +297,43 @@ impl Committer {
     fn find_earliest_deadline(&mut self) -> Mono {
         let unanswered = |submission: &Submission| !submission.answered;
         let in_flight =
-            self.in_flight_mut().filter(|one| unanswered(one)).map(|one| one.deadline).min();
+            self.in_flight_mut().filter(|one| unanswered(one)).map(|one| one.deadline.at).min();
         let written = self.bodies_written.iter().flat_map(|batch| &batch.submissions);
-        let queued = self.waiting.iter().chain(written).map(|one| one.deadline).min();
+        let queued = self.waiting.iter().chain(written).map(|one| one.deadline.at).min();
         in_flight.into_iter().chain(queued).min().unwrap_or(Mono(u64::MAX))
     }
 
     // ---- Handing over ----------------------------------------------------------------------------------
 
     fn advance(&mut self, now: Mono) {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+        }
+        if self.retry_at.is_none() && !self.holds_back() {
+            self.hand_over(now);
+        }
+        self.finish(now);
+    }
+
+    fn hand_over(&mut self, now: Mono) {
         if !self.config.atomic {
             self.write_bodies(now);
         }
-        if self.commit.is_none() {
-            self.begin_commit(now);
+        match self.commit.take() {
+            None => self.begin_commit(now),
+            Some(Commit::Stalled { batch }) => {
+                // The last moment that costs only an orphan.
+                let batch = self.without_stores(batch, |one| one.answered, Answer::TimedOut);
+                if !batch.is_empty() {
+                    self.apply_commit(batch);
+                }
+            }
+            busy => self.commit = busy,
         }
         // A batch without bodies went straight on: the body stage is free for the next.
         if !self.config.atomic {
             self.write_bodies(now);
         }
-        self.finish(now);
     }
 
     fn begin_commit(&mut self, now: Mono) {
@@ -369,7 +457,12 @@ impl Committer {
         match self.commit.take() {
             Some(Commit::Batch { stage: ours, batch, sync }) if ours == stage => match result {
                 Ok(()) => self.committed(now, batch, sync),
-                Err(error) => self.failed(now, batch, &error),
+                Err(error) if error.kind != SpoolErrorKind::Busy => self.failed(now, batch, &error),
+                Err(_) if self.config.atomic => self.turned_away(now, batch),
+                Err(_) => {
+                    self.commit = Some(Commit::Stalled { batch });
+                    self.pause(now);
+                }
             },
             Some(Commit::Sync { stage: ours }) if ours == stage => match result {
                 Ok(()) => self.synced(),
@@ -391,16 +484,39 @@ impl Committer {
             Ok(()) => {
                 batch.orphans.clear();
                 // Whoever was told 451 meanwhile isn't committed: the last moment that costs only an orphan.
-                let stopping = self.phase >= Phase::Stopping;
                 let batch = self.without_stores(batch, |one| one.answered, Answer::TimedOut);
-                let batch = self.without_stores(batch, |_| stopping, Refusal::Stopping.into());
+                let batch = match self.refusal() {
+                    Some(refusal) => self.without_stores(batch, |_| true, Answer::Refused(refusal)),
+                    None => batch,
+                };
                 self.bodies_written = (!batch.is_empty()).then_some(batch);
             }
+            Err(error) if error.kind == SpoolErrorKind::Busy => self.turned_away(now, batch),
             Err(error) => self.failed(now, batch, &error),
         }
     }
 
+    /// The store asked for patience and has written nothing of it: it goes back to the head of the line.
+    fn turned_away(&mut self, now: Mono, batch: Batch) {
+        self.undo.extend(batch.undo);
+        self.orphans.extend(batch.orphans);
+        for submission in batch.submissions.into_iter().rev() {
+            if !submission.answered {
+                self.waiting.push_front(submission);
+            }
+        }
+        self.pause(now);
+    }
+
+    fn pause(&mut self, now: Mono) {
+        reached(Mark::BatchTurnedAway);
+        self.retry_at = Some(now + self.stall_pause);
+        self.stall_pause = (self.stall_pause * 2).min(STALL_PAUSE_LONGEST);
+        self.refuse();
+    }
+
     fn committed(&mut self, now: Mono, batch: Batch, sync: SyncMode) {
+        self.stall_pause = STALL_PAUSE_FIRST;
         if !self.config.atomic {
             self.orphans_once_synced.extend(batch.bodies_left_over());
         }
@@ -458,16 +574,10 @@ enum Answer {
     Refused(Refusal),
 }
 
-impl From<Refusal> for Answer {
-    fn from(refusal: Refusal) -> Answer {
-        Answer::Refused(refusal)
-    }
-}
-
 impl Answer {
-    fn outcome(self) -> CommitOutcome {
+    fn of(self, submission: &Submission) -> CommitOutcome {
         match self {
-            Answer::TimedOut => CommitOutcome::TimedOut,
+            Answer::TimedOut => CommitOutcome::TimedOut(submission.deadline.whose),
             Answer::Refused(refusal) => CommitOutcome::Refused(refusal),
         }
     }

@@ -10,6 +10,7 @@ pub use committer::Committer;
 
 use crate::id::SpoolId;
 use crate::port::{SpoolError, SpoolOperation, SyncMode};
+use crate::time::Mono;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -55,6 +56,30 @@ pub type Transaction = Vec<Store>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
+/// By when work has to be in the spool, and who says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline {
+    pub at: Mono,
+    pub whose: Whose,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Whoever submitted it has less patience than the spool is given.
+    Caller,
+    /// `store_deadline`.
+    Spool,
+}
+
+impl Deadline {
+    pub fn of(spool: Mono, caller: Option<Mono>) -> Deadline {
+        match caller.filter(|caller| *caller < spool) {
+            Some(at) => Deadline { at, whose: Whose::Caller },
+            None => Deadline { at: spool, whose: Whose::Spool },
+        }
+    }
+}
+
 /// One call of the spool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StageId(pub u64);
@@ -80,10 +105,13 @@ pub struct CommitConfig {
 
 #[derive(Debug)]
 pub enum Input {
-    /// Completes [`Output::Apply`] and [`Output::Sync`].
+    /// Completes [`Output::Apply`] and [`Output::Sync`]. After [`Busy`](crate::port::SpoolErrorKind::Busy) none of a batch is
+    /// in the spool, and it is handed over again until the deadlines of what it holds.
     Applied { stage: StageId, result: Result<(), SpoolError> },
     /// A deadline has come; early or spurious ones are harmless.
     Tick,
+    /// The health gate ([`crate::health`]). While it is shut nothing is handed over: what waits is refused, and what is owed waits.
+    Gate { is_open: bool },
     /// From now on no store is handed over: those that wait are refused. Updates and removals go on.
     Stop,
     /// Nothing more will be submitted: write what waits, sync, and say [`Output::Drained`].
@@ -123,13 +151,15 @@ pub enum CommitOutcome {
     Written,
     /// Nothing of it will be delivered.
     Failed(SpoolError),
-    TimedOut,
+    TimedOut(Whose),
     Refused(Refusal),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     Stopping,
+    /// The health gate is shut.
+    Unhealthy,
     /// [`crate::limits::COMMIT_BACKLOG`] submissions wait already.
     Full,
 }

@@ -44,7 +44,15 @@ fn seen(machine: &mut Committer) -> (Vec<(StageId, usize)>, Vec<alloc::string::S
     (stages, ends)
 }
 
-const LATER: Mono = Mono(30_000_000_000);
+const LATER: Deadline = at(Mono(30_000_000_000));
+
+const fn at(at: Mono) -> Deadline {
+    Deadline { at, whose: Whose::Spool }
+}
+
+fn turned_away() -> SpoolError {
+    SpoolError { kind: SpoolErrorKind::Busy, text: "write stall".into() }
+}
 
 #[test]
 fn what_waits_while_one_batch_is_synced_is_the_next_batch() {
@@ -70,9 +78,9 @@ fn a_deadline_before_the_handing_over_costs_nothing() {
     machine.submit(Ticket(1), store(1), LATER);
     machine.handle(Mono(0), Input::Tick);
     let (first, _) = seen(&mut machine);
-    machine.submit(Ticket(2), store(2), Mono(5));
+    machine.submit(Ticket(2), store(2), at(Mono(5)));
     machine.handle(Mono(5), Input::Tick);
-    assert_eq!(seen(&mut machine).1, ["2 TimedOut"]);
+    assert_eq!(seen(&mut machine).1, ["2 TimedOut(Spool)"]);
     machine.handle(Mono(6), Input::Applied { stage: first[0].0, result: Ok(()) });
     let (stages, _) = seen(&mut machine);
     assert_eq!(stages, [], "the late store is never written");
@@ -81,11 +89,11 @@ fn a_deadline_before_the_handing_over_costs_nothing() {
 #[test]
 fn a_store_that_lands_after_its_deadline_is_taken_back_with_a_sync() {
     let mut machine = committer(true);
-    machine.submit(Ticket(1), store(1), Mono(5));
+    machine.submit(Ticket(1), store(1), at(Mono(5)));
     machine.handle(Mono(0), Input::Tick);
     let (stages, _) = seen(&mut machine);
     machine.handle(Mono(5), Input::Tick);
-    assert_eq!(seen(&mut machine).1, ["1 TimedOut"]);
+    assert_eq!(seen(&mut machine).1, ["1 TimedOut(Spool)"]);
     machine.handle(Mono(9), Input::Applied { stage: stages[0].0, result: Ok(()) });
     let Some(Output::Apply { stage, batch, sync }) = machine.poll() else { panic!("an undo") };
     assert_eq!(sync, SyncMode::Synced);
@@ -199,6 +207,80 @@ fn stop_refuses_what_was_not_handed_over_and_drain_ends_with_a_sync() {
 }
 
 #[test]
+fn what_is_turned_away_is_handed_over_again_with_growing_pauses_until_its_deadline() {
+    let mut machine = committer(true);
+    machine.submit(Ticket(1), store(1), at(Mono(1_000_000_000)));
+    machine.handle(Mono(0), Input::Tick);
+    let (mut now, mut pauses) = (Mono(0), Vec::new());
+    loop {
+        let (stages, ends) = seen(&mut machine);
+        if !ends.is_empty() {
+            assert_eq!((stages.len(), ends), (0, vec!["1 TimedOut(Spool)".into()]));
+            break;
+        }
+        for (stage, _) in stages {
+            machine.handle(now, Input::Applied { stage, result: Err(turned_away()) });
+        }
+        let wake = machine.next_wake().unwrap();
+        pauses.push(wake.since(now));
+        now = wake;
+        machine.handle(now, Input::Tick);
+    }
+    assert_eq!(now, Mono(1_000_000_000));
+    let micros: Vec<u128> = pauses.iter().map(Duration::as_micros).collect();
+    assert_eq!(micros[..8], [500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 50_000]);
+    let wake = machine.next_wake().expect("the end of the pause");
+    machine.handle(wake, Input::Tick);
+    assert_eq!(seen(&mut machine), (vec![], vec![]), "nothing is owed: it was never written");
+    assert_eq!(machine.next_wake(), None);
+}
+
+#[test]
+fn with_two_paths_meta_that_is_turned_away_keeps_its_place() {
+    let mut machine = committer(false);
+    machine.submit(Ticket(1), store(1), LATER);
+    machine.handle(Mono(0), Input::Tick);
+    let (bodies, _) = seen(&mut machine);
+    machine.handle(Mono(1), Input::Applied { stage: bodies[0].0, result: Ok(()) });
+    let (meta, _) = seen(&mut machine);
+    machine.handle(Mono(2), Input::Applied { stage: meta[0].0, result: Err(turned_away()) });
+    assert_eq!(seen(&mut machine), (vec![], vec![]));
+    let wake = machine.next_wake().unwrap();
+    assert_eq!(wake, Mono(2) + Duration::from_micros(500));
+    machine.handle(wake, Input::Tick);
+    let (meta, _) = seen(&mut machine);
+    machine.handle(wake, Input::Applied { stage: meta[0].0, result: Ok(()) });
+    assert_eq!(seen(&mut machine).1, ["1 Durable(Durable(()))"]);
+}
+
+#[test]
+fn a_shut_gate_refuses_what_waits_and_holds_what_is_owed() {
+    let mut machine = committer(true);
+    machine.submit(Ticket(1), store(1), LATER);
+    machine.handle(Mono(0), Input::Tick);
+    let (stages, _) = seen(&mut machine);
+    machine.submit(Ticket(2), Work::Remove { id: id(9) }, LATER);
+    machine.handle(Mono(1), Input::Gate { is_open: false });
+    machine.submit(Ticket(3), store(3), LATER);
+    machine.handle(Mono(2), Input::Applied { stage: stages[0].0, result: Err(io_error()) });
+    let (stages, ends) = seen(&mut machine);
+    assert_eq!(ends[..2], ["2 Refused(Unhealthy)", "3 Refused(Unhealthy)"]);
+    assert!(ends[2].starts_with("1 Failed"));
+    assert!(stages.is_empty() && machine.next_wake() >= Some(LATER.at), "nothing is tried meanwhile");
+    machine.handle(Mono(1_100_000_000), Input::Gate { is_open: true });
+    assert_eq!(seen(&mut machine).0.len(), 1, "the undo");
+}
+
+#[test]
+fn the_caller_s_deadline_counts_only_if_it_is_earlier() {
+    let spool = Mono(9);
+    assert_eq!(Deadline::of(spool, None), at(spool));
+    assert_eq!(Deadline::of(spool, Some(spool)), at(spool));
+    let shorter = Deadline { at: Mono(8), whose: Whose::Caller };
+    assert_eq!(Deadline::of(spool, Some(Mono(8))), shorter);
+}
+
+#[test]
 #[should_panic(expected = "unknown or was completed before")]
 fn a_second_completion_is_a_broken_invariant() {
     let mut machine = committer(true);
@@ -218,21 +300,42 @@ enum Event {
         patience: u64,
     },
     RemoveOldest,
-    /// Completes the oldest or the youngest call under way; an error leaves a part of the batch behind.
+    /// Completes the oldest or the youngest call under way.
     Complete {
         oldest: bool,
-        ok: bool,
-        part: usize,
+        how: How,
+    },
+    Gate {
+        is_open: bool,
     },
     Pass(u64),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum How {
+    Well,
+    /// A part of the batch is left behind.
+    Failed {
+        part: usize,
+    },
+    /// Nothing is.
+    TurnedAway,
+}
+
+fn how() -> impl Strategy<Value = How> {
+    prop_oneof![
+        7 => Just(How::Well),
+        2 => (0..9usize).prop_map(|part| How::Failed { part }),
+        2 => Just(How::TurnedAway),
+    ]
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         4 => (0..3_000u64).prop_map(|patience| Event::Store { patience }),
         2 => Just(Event::RemoveOldest),
-        4 => (any::<bool>(), prop::bool::weighted(0.8), 0..9usize)
-            .prop_map(|(oldest, ok, part)| Event::Complete { oldest, ok, part }),
+        4 => (any::<bool>(), how()).prop_map(|(oldest, how)| Event::Complete { oldest, how }),
+        1 => prop::bool::weighted(0.7).prop_map(|is_open| Event::Gate { is_open }),
         2 => (0..1_500u64).prop_map(Event::Pass),
     ];
     prop::collection::vec(event, 0..120)
@@ -254,6 +357,7 @@ struct Model {
     durable: BTreeSet<SpoolId>,
     removing: BTreeSet<SpoolId>,
     tickets: u64,
+    is_shut: bool,
     drained: bool,
 }
 
@@ -273,6 +377,7 @@ impl Model {
             durable: BTreeSet::new(),
             removing: BTreeSet::new(),
             tickets: 0,
+            is_shut: false,
             drained: false,
         }
     }
@@ -281,8 +386,14 @@ impl Model {
         self.machine.handle(self.now, input);
         while let Some(output) = self.machine.poll() {
             match output {
-                Output::Apply { stage, batch, sync } => self.under_way.push((stage, batch, sync)),
-                Output::Sync { stage } => self.under_way.push((stage, vec![], SyncMode::Synced)),
+                Output::Apply { stage, batch, sync } => {
+                    assert!(!self.is_shut, "handed over though the gate is shut");
+                    self.under_way.push((stage, batch, sync));
+                }
+                Output::Sync { stage } => {
+                    assert!(!self.is_shut, "handed over though the gate is shut");
+                    self.under_way.push((stage, vec![], SyncMode::Synced));
+                }
                 Output::Done { ticket, outcome } => self.end(ticket, outcome),
                 Output::Undone { ids } => {
                     assert!(ids.iter().all(|id| !self.spool.contains(&(Family::Meta, *id))));
@@ -356,7 +467,7 @@ impl Model {
                 "written"
             }
             // A removal that failed may have landed all the same: it is asked for again, never forgotten.
-            CommitOutcome::Failed(_) | CommitOutcome::TimedOut => "not",
+            CommitOutcome::Failed(_) | CommitOutcome::TimedOut(_) => "not",
             CommitOutcome::Refused(_) => "refused",
             CommitOutcome::Waived(_) => panic!("sync is on"),
         };
@@ -374,7 +485,7 @@ impl Model {
                 let ticket = self.ticket();
                 self.stores.insert(ticket, id(ticket.0));
                 let deadline = self.now + Duration::from_millis(patience);
-                self.machine.submit(ticket, store(ticket.0), deadline);
+                self.machine.submit(ticket, store(ticket.0), at(deadline));
                 self.feed(Input::Tick);
             }
             Event::RemoveOldest => {
@@ -382,7 +493,11 @@ impl Model {
                 self.remove(id);
                 self.feed(Input::Tick);
             }
-            Event::Complete { oldest, ok, part } => self.complete(oldest, ok, part),
+            Event::Complete { oldest, how } => self.complete(oldest, how),
+            Event::Gate { is_open } => {
+                self.is_shut = !is_open;
+                self.feed(Input::Gate { is_open });
+            }
             Event::Pass(milliseconds) => {
                 self.now = self.now + Duration::from_millis(milliseconds);
                 self.feed(Input::Tick);
@@ -394,31 +509,36 @@ impl Model {
         let ticket = self.ticket();
         self.removals.insert(ticket, id);
         self.removing.insert(id);
-        self.machine.submit(ticket, Work::Remove { id }, self.now + Duration::from_secs(9));
+        let deadline = at(self.now + Duration::from_secs(9));
+        self.machine.submit(ticket, Work::Remove { id }, deadline);
     }
 
-    fn complete(&mut self, oldest: bool, ok: bool, part: usize) {
+    fn complete(&mut self, oldest: bool, how: How) {
         if self.under_way.is_empty() {
             return;
         }
         let at = if oldest { 0 } else { self.under_way.len() - 1 };
         let (stage, batch, sync) = self.under_way.remove(at);
-        let landed = if ok { batch.len() } else { part.min(batch.len()) };
+        let (landed, result) = match how {
+            How::Well => (batch.len(), Ok(())),
+            How::Failed { part } => (part.min(batch.len()), Err(io_error())),
+            How::TurnedAway => (0, Err(turned_away())),
+        };
         let families = batch.iter().map(SpoolOperation::family).collect();
         self.land(batch.into_iter().take(landed));
-        if ok && sync == SyncMode::Synced {
+        if result.is_ok() && sync == SyncMode::Synced {
             self.synced(&families);
         }
         // A durable message is only ever taken out by its own removal.
         for id in self.durable.difference(&self.removing) {
             assert!(self.spool.contains(&(Family::Meta, *id)), "an accepted message is gone");
         }
-        let result = if ok { Ok(()) } else { Err(io_error()) };
         self.feed(Input::Applied { stage, result });
     }
 
     /// The disk is well from now on; removals are asked for again, and everything has to come to its end.
     fn settle(&mut self) {
+        self.act(Event::Gate { is_open: true });
         for id in self.removing.clone() {
             self.remove(id);
         }
@@ -429,7 +549,7 @@ impl Model {
                 return;
             }
             match self.under_way.is_empty() {
-                false => self.complete(true, true, 0),
+                false => self.complete(true, How::Well),
                 true => {
                     let wake = self.machine.next_wake().expect("something is armed");
                     self.now = self.now.max(wake);

@@ -227,7 +227,11 @@ option_tables! {
         effective in "io-real/src/spool/rocks/tests.rs" {
             rocks_params: every_parameter_stands_in_the_options_file,
         }
-        without_effect: min_free_space min_free_inodes;
+        effective in "kumod/driver/tests/health/mod.rs" {
+            min_free_space: a_disk_that_is_nearly_full_takes_no_mail_until_there_is_room,
+            min_free_inodes: a_disk_that_is_nearly_full_takes_no_mail_until_there_is_room,
+        }
+        without_effect:;
         refused:
     }
     ROCKS_PARAMS = "kumo.define_spool", "rocks_params" {
@@ -247,8 +251,13 @@ option_tables! {
             log_file_time_to_roll: every_parameter_stands_in_the_options_file,
             obsolete_files_period: every_parameter_stands_in_the_options_file,
         }
-        without_effect: limit_concurrent_stores limit_concurrent_loads limit_concurrent_removes
-            store_deadline error_latch_duration error_unlatch_duration allow_error_unlatch;
+        effective in "kumod/driver/tests/health/mod.rs" {
+            store_deadline: a_store_that_stalls_is_answered_at_its_deadline,
+            error_latch_duration: stalls_that_last_shut_the_gate,
+            error_unlatch_duration: a_fatal_error_shuts_the_gate_at_once_and_a_probe_opens_it,
+            allow_error_unlatch: without_leave_the_gate_stays_shut,
+        }
+        without_effect: limit_concurrent_stores limit_concurrent_loads limit_concurrent_removes;
         refused:
     }
     LOCAL_LOGS = "kumo.configure_local_logs", "" {

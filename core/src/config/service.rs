@@ -3,6 +3,7 @@
 use super::options::{self, Constructed, OptionTable};
 use super::read::{self, Form, Report, Table};
 use super::{fields, name_forms};
+use crate::health::Threshold;
 use crate::log::RecordKind;
 use crate::time::Duration;
 use alloc::boxed::Box;
@@ -28,6 +29,9 @@ pub struct SpoolDefinition {
     pub kind: SpoolKind,
     /// Sync before acknowledging; true by default (D1).
     pub flush: bool,
+    /// Below these no mail is taken; 10 % by default.
+    pub min_free_space: Threshold,
+    pub min_free_inodes: Threshold,
     pub rocks_params: RocksParams,
 }
 
@@ -52,6 +56,17 @@ pub struct RocksParams {
     pub log_file_time_to_roll: Option<Duration>,
     #[serde(with = "super::duration::optional_text")]
     pub obsolete_files_period: Option<Duration>,
+    /// How long a write may wait for the store; 30 s by default. This and the next three count for every kind of spool.
+    #[serde(with = "super::duration::optional_text")]
+    pub store_deadline: Option<Duration>,
+    /// How long trouble lasts before the health gate shuts; 15 s.
+    #[serde(with = "super::duration::optional_text")]
+    pub error_latch_duration: Option<Duration>,
+    /// How long a shut gate has to be quiet before it opens; 5 minutes.
+    #[serde(with = "super::duration::optional_text")]
+    pub error_unlatch_duration: Option<Duration>,
+    /// `Some(false)`: a shut gate stays shut until a restart.
+    pub allow_error_unlatch: Option<bool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,24 +92,44 @@ pub struct PerRecord {
     pub log_dir: Option<String>,
 }
 
+impl SpoolDefinition {
+    /// As policy's `kumo.define_spool { name = …, path = … }` has it.
+    pub fn at(name: &str, path: &str) -> SpoolDefinition {
+        SpoolDefinition {
+            name: name.into(),
+            path: path.into(),
+            kind: SpoolKind::RocksDB,
+            flush: true,
+            min_free_space: Threshold::default(),
+            min_free_inodes: Threshold::default(),
+            rocks_params: RocksParams::default(),
+        }
+    }
+}
+
 impl Constructed for SpoolDefinition {
     const OPTIONS: &'static OptionTable = &options::SPOOL;
     fn read(table: &mut Table) -> SpoolDefinition {
         let rocks_params: Option<RocksParams> = table.optional("rocks_params");
+        let (name, path) = (table.required_text("name"), table.required_text("path"));
+        let usual = SpoolDefinition::at(&name, &path);
         let spool = SpoolDefinition {
-            name: table.required_text("name"),
-            path: table.required_text("path"),
-            kind: table.or("kind", SpoolKind::RocksDB),
-            flush: table.or("flush", true),
+            kind: table.or("kind", usual.kind),
+            flush: table.or("flush", usual.flush),
+            min_free_space: table.or("min_free_space", usual.min_free_space),
+            min_free_inodes: table.or("min_free_inodes", usual.min_free_inodes),
             rocks_params: rocks_params.clone().unwrap_or_default(),
+            ..usual
         };
         if !spool.flush {
             let text =
                 "messages are accepted before they are on disk, and a power failure loses them";
             table.warn("flush", format_args!("{text}"));
         }
-        if rocks_params.is_some() && spool.kind == SpoolKind::LocalDisk {
-            table.warn("rocks_params", format_args!("it has no effect for kind = 'LocalDisk'"));
+        let for_any_kind = rocks_params.is_none_or(|params| params.is_of_any_kind());
+        if !for_any_kind && spool.kind == SpoolKind::LocalDisk {
+            let text = "but for store_deadline and those of the health gate it has no effect for kind = 'LocalDisk'";
+            table.warn("rocks_params", format_args!("{text}"));
         }
         spool
     }
@@ -108,7 +143,8 @@ impl Form for RocksParams {
             optimize_universal_style_compaction paranoid_checks compaction_readahead_size
             level_compaction_dynamic_level_bytes max_open_files write_buffer_size
             level0_stop_writes_trigger memtable_huge_page_size log_file_time_to_roll
-            obsolete_files_period
+            obsolete_files_period store_deadline error_latch_duration error_unlatch_duration
+            allow_error_unlatch
         });
         params.compression_type = compression_type(&mut table);
         params.log_level = log_level(&mut table);
@@ -119,6 +155,32 @@ impl Form for RocksParams {
 }
 
 impl RocksParams {
+    pub fn store_deadline(&self) -> Duration {
+        self.store_deadline.unwrap_or(Duration::from_secs(30))
+    }
+
+    pub fn error_latch(&self) -> Duration {
+        self.error_latch_duration.unwrap_or(Duration::from_secs(15))
+    }
+
+    pub fn error_unlatch(&self) -> Duration {
+        self.error_unlatch_duration.unwrap_or(Duration::from_secs(300))
+    }
+
+    pub fn allows_error_unlatch(&self) -> bool {
+        self.allow_error_unlatch.unwrap_or(true)
+    }
+
+    /// Whether nothing in it is RocksDB's own.
+    fn is_of_any_kind(&self) -> bool {
+        let mut others = self.clone();
+        others.store_deadline = None;
+        others.error_latch_duration = None;
+        others.error_unlatch_duration = None;
+        others.allow_error_unlatch = None;
+        others == RocksParams::default()
+    }
+
     fn check(&self, table: &mut Table) {
         let exclusive = self.optimize_level_style_compaction.is_none()
             || self.optimize_universal_style_compaction.is_none();

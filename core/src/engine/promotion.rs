@@ -82,6 +82,11 @@ impl Engine {
         let name = &queue.name;
         let pool = queue.config.value.as_ref().map_or("unspecified", |config| pool_of(config));
         let text = match block {
+            Block::SpoolUnhealthy => {
+                let text = "delivery suspended: spool unhealthy: the spool is not accepting writes";
+                let reason = generated(451, (4, 4, 4), true, text.into());
+                return self.note(message, RecordKind::Delayed, reason);
+            }
             Block::Suspended { reason } => format!("scheduled queue is suspended: {reason}"),
             Block::NoSources => format!("no sources available for {name} pool=`{pool}`"),
             Block::NoEligibleSource => {

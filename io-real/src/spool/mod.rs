@@ -58,11 +58,17 @@ impl RealSpool {
         Ok(RealSpool { layout })
     }
 
-    /// What was found damaged, and passed over, when the stores were opened; also when opened again.
-    pub fn damage_at_open(&self) -> Vec<String> {
-        let (one, other) = self.stores();
-        let others = other.into_iter().flat_map(Store::damage_at_open);
-        one.damage_at_open().into_iter().chain(others).collect()
+    /// What was found damaged, and passed over, when the stores were opened; also when opened again. Where they are one, it is meta's.
+    pub fn damage_at_open(&self) -> Vec<(Family, String)> {
+        let of = |store: &Store, family| {
+            store.damage_at_open().into_iter().map(move |line| (family, line))
+        };
+        match &self.layout {
+            Layout::Shared(store) => of(store, Family::Meta).collect(),
+            Layout::Split { data, meta } => {
+                of(data, Family::Data).chain(of(meta, Family::Meta)).collect()
+            }
+        }
     }
 
     /// Of all stores together.
@@ -173,11 +179,8 @@ impl Spool for RealSpool {
         Ok(())
     }
 
-    async fn sync(&self) -> Result<(), SpoolError> {
-        match &self.layout {
-            Layout::Shared(store) => store.sync().await,
-            Layout::Split { data, meta } => both(tokio::join!(data.sync(), meta.sync())),
-        }
+    async fn sync(&self, family: Family) -> Result<(), SpoolError> {
+        self.store(family).sync().await
     }
 
     async fn get(&self, family: Family, key: SpoolId) -> Result<Option<Bytes>, SpoolError> {
@@ -211,11 +214,8 @@ impl Spool for RealSpool {
         self.store(family).free_space().await
     }
 
-    async fn reopen(&self) -> Result<(), SpoolError> {
-        match &self.layout {
-            Layout::Shared(store) => store.reopen().await,
-            Layout::Split { data, meta } => both(tokio::join!(data.reopen(), meta.reopen())),
-        }
+    async fn reopen(&self, family: Family) -> Result<(), SpoolError> {
+        self.store(family).reopen().await
     }
 
     async fn close(&self) -> Result<(), SpoolError> {

@@ -25,13 +25,14 @@ use rocksdb::{
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::sync::{
+    Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+};
+use std::time::{Duration, Instant};
 
-/// How long a write waits for a stalled database, in pauses that double, before the caller is told.
-const STALL_PAUSE_FIRST: Duration = Duration::from_micros(500);
-const STALL_PAUSE_LONGEST: Duration = Duration::from_millis(50);
-const STALL_ATTEMPTS: u32 = 40;
+/// For whoever uses the database to let go of it before it is opened again.
+const CLOSING: Duration = Duration::from_secs(30);
+const CLOSING_PAUSE: Duration = Duration::from_millis(5);
 /// Lines about damage that are kept for whoever asks.
 const DAMAGE_LINES: usize = 64;
 
@@ -181,6 +182,27 @@ impl Rocks {
         self.database.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Reads are short, and what compacts was told to end: whoever holds on for longer hangs in the disk.
+    fn exclusive_in_time(
+        &self,
+    ) -> Result<RwLockWriteGuard<'_, Result<DB, SpoolError>>, SpoolError> {
+        let deadline = Instant::now() + CLOSING;
+        loop {
+            match self.database.try_write() {
+                Ok(guard) => return Ok(guard),
+                Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    std::thread::sleep(CLOSING_PAUSE);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let text =
+                        format!("rocksdb at {}: still in use after {CLOSING:?}", self.path.display());
+                    return Err(SpoolError { kind: SpoolErrorKind::Busy, text });
+                }
+            }
+        }
+    }
+
     fn with<T>(&self, work: impl FnOnce(&DB) -> Result<T, Error>) -> Result<T, SpoolError> {
         match &*self.shared() {
             Ok(database) => work(database).map_err(|error| self.describe(&error)),
@@ -201,18 +223,7 @@ impl Backend for Rocks {
         let mut options = WriteOptions::default();
         options.set_sync(sync == SyncMode::Synced);
         options.set_no_slowdown(true);
-        let mut pause = STALL_PAUSE_FIRST;
-        let mut result = Ok(());
-        for _ in 0..STALL_ATTEMPTS {
-            result =
-                self.with(|database| database.write_opt(write_batch(database, batch), &options));
-            match &result {
-                Err(error) if error.kind == SpoolErrorKind::Busy => std::thread::sleep(pause),
-                _ => return result,
-            }
-            pause = (pause * 2).min(STALL_PAUSE_LONGEST);
-        }
-        result
+        self.with(|database| database.write_opt(write_batch(database, batch), &options))
     }
 
     fn sync(&self) -> Result<(), SpoolError> {
@@ -221,7 +232,7 @@ impl Backend for Rocks {
 
     fn reopen(&self) -> Result<(), SpoolError> {
         self.cancel_background_work();
-        let mut database = self.exclusive();
+        let mut database = self.exclusive_in_time()?;
         match &*database {
             Err(error) if error.kind == SpoolErrorKind::Closed => return Err(error.clone()),
             _ => {}

@@ -212,7 +212,7 @@ async fn an_apply_whose_caller_went_away_in_the_queue_is_still_carried_out() {
         let waited = tokio::time::timeout(std::time::Duration::ZERO, apply).await;
         let delete = SpoolOperation::Delete { family: Family::Meta, key };
         drop(waited);
-        spool.sync().await.unwrap();
+        spool.sync(Family::Meta).await.unwrap();
         assert_eq!(spool.get(Family::Meta, key).await, Ok(Some(Bytes::new())));
         spool.apply(vec![delete], SyncMode::Unsynced).await.unwrap();
     }

@@ -2,7 +2,7 @@
 //! a transaction ends with its dot, RSET or EHLO, whatever went wrong. How replies can go wrong stands beside this file.
 use super::Server;
 use super::forward::{Onward, forward};
-use super::trouble::{Phase, TRICKLE, Trouble, code_of, garbage};
+use super::trouble::{Phase, TRICKLE, Trouble, code_of, garbage, no_verdict};
 use crate::fault::FaultKind;
 use crate::ledger::{Event, Submission};
 use crate::lines::{Arriving, Filled, Wire, has_whole_header, header_field, shown, unstuffed};
@@ -481,8 +481,10 @@ impl Session {
                 sleep(amount.unwrap_or(TRICKLE * 60)).await;
                 Flow::On
             }
-            trouble @ Trouble::Garbage => {
-                let _ = self.carry_out(trouble, Phase::Body, "250 2.0.0 OK\r\n").await;
+            Trouble::Garbage => {
+                self.muddled = true;
+                let octets = no_verdict(&mut self.random);
+                let _ = self.say(&octets).await;
                 Flow::On
             }
             trouble => {

@@ -137,16 +137,23 @@ pub fn code_of(reply: &str) -> u16 {
 /// What a server says that has lost its mind, in place of `proper`.
 pub fn garbage(proper: &str, random: &mut Random) -> Vec<u8> {
     match random.below(7) {
+        0..3 => no_verdict(random),
+        3 => [b"250 ", "x".repeat(100_000).as_bytes(), b"\r\n"].concat(),
+        4 => [&b"250-x\r\n".repeat(9_999)[..], b"250 x\r\n"].concat(),
+        5 => proper.replace("\r\n", "\n").into_bytes(),
+        _ => b"250-this is\r\n451 two things\r\n".to_vec(),
+    }
+}
+
+/// What nobody can take for a yes: said before the content is there, a yes would be a lie.
+pub fn no_verdict(random: &mut Random) -> Vec<u8> {
+    match random.below(3) {
         0 => {
             let mut octets: Vec<u8> = (0..64).map(|_| random.below(256) as u8 | 0x80).collect();
             octets.extend_from_slice(b"\r\n");
             octets
         }
         1 => b"999 what a code\r\n".to_vec(),
-        2 => [b"250 ", "x".repeat(100_000).as_bytes(), b"\r\n"].concat(),
-        3 => [&b"250-x\r\n".repeat(9_999)[..], b"250 x\r\n"].concat(),
-        4 => proper.replace("\r\n", "\n").into_bytes(),
-        5 => b"150 wait a moment\r\n".to_vec(),
-        _ => b"250-this is\r\n451 two things\r\n".to_vec(),
+        _ => b"150 wait a moment\r\n".to_vec(),
     }
 }

@@ -158,6 +158,10 @@ impl Disk {
         (0..self.paths()).map(|path| (path, work())).collect()
     }
 
+    pub(super) fn on_path_of(&self, family: Family, work: Work) -> Vec<(usize, Work)> {
+        vec![(if self.paths() == 1 { 0 } else { family as usize }, work)]
+    }
+
     /// What of a batch goes where. One without operations goes everywhere.
     pub(super) fn split(&self, batch: Vec<SpoolOperation>, sync: SyncMode) -> Vec<(usize, Work)> {
         let is_empty = batch.is_empty();

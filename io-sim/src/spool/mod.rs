@@ -178,9 +178,9 @@ impl Spool for SimSpool {
         self.write(works, failed).await
     }
 
-    async fn sync(&self) -> Result<(), SpoolError> {
+    async fn sync(&self, family: Family) -> Result<(), SpoolError> {
         let failed = self.begin().await?;
-        self.write(self.disk().on_every_path(Work::sync), failed).await
+        self.write(self.disk().on_path_of(family, Work::sync()), failed).await
     }
 
     async fn get(&self, family: Family, key: SpoolId) -> Result<Option<Bytes>, SpoolError> {
@@ -229,9 +229,9 @@ impl Spool for SimSpool {
         Ok(self.disk().free_space(&self.universe, family))
     }
 
-    async fn reopen(&self) -> Result<(), SpoolError> {
+    async fn reopen(&self, family: Family) -> Result<(), SpoolError> {
         let failed = self.begin().await?;
-        self.write(self.disk().on_every_path(|| Work::Reopen), failed).await
+        self.write(self.disk().on_path_of(family, Work::Reopen), failed).await
     }
 
     /// Closed from its beginning on, whatever becomes of its sync.

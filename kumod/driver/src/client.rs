@@ -210,6 +210,16 @@ impl<W: World> Link<W> {
         self.shared.tell_engine(EngineInput::Attempted { op, outcomes, reusable }).await;
     }
 
+    /// The spool has fallen ill since the message was handed over: it isn't sent, for its removal couldn't be written.
+    pub async fn not_now(&self, op: OpId) {
+        if !self.fence.complete() {
+            return;
+        }
+        let outcomes = Outcomes::Uniform(Outcome::Returned);
+        self.shared.tell_engine(EngineInput::Attempted { op, outcomes, reusable: true }).await;
+        self.ready().await;
+    }
+
     /// The message couldn't be read: nobody's fault but ours, so only a delay. The session is as good as before.
     pub async fn not_loaded(&self, op: OpId, error: &LoadError) {
         if !self.fence.complete() {
@@ -573,6 +583,9 @@ impl<W: World> Dialogue<'_, W> {
             Ok(message) => message,
             Err(error) => return self.link.not_loaded(op, &error).await,
         };
+        if self.link.shared.health.suspends_delivery() {
+            return self.link.not_now(op).await;
+        }
         let addressed = recipients
             .iter()
             .filter_map(|index| {

@@ -1,16 +1,17 @@
 //! The committer's loop: feeds `core::commit::Committer` with what is submitted and performs its calls of the spool.
-//! Invariant: each submission's waiter hears its end exactly once; only this loop writes to the spool.
+//! Invariant: each submission's waiter hears its end exactly once; only this loop writes messages to the spool.
 use crate::engine_loop::Mail;
 use crate::shared::Shared;
 use crate::world::World;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use kumo_core::commit::{
-    CommitConfig, CommitOutcome, Committer, Input, Output, StageId, Ticket, Work,
+    CommitConfig, CommitOutcome, Committer, Deadline, Input, Output, Refusal, StageId, Ticket, Work,
 };
 use kumo_core::engine;
 use kumo_core::id::{OpId, SpoolId};
-use kumo_core::port::{Spool, SpoolError, SyncMode};
-use kumo_core::time::Duration;
+use kumo_core::marks::{Mark, reached};
+use kumo_core::port::{Family, Spool, SpoolError, SpoolOperation, SyncMode};
+use kumo_core::time::{Duration, Mono};
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -18,14 +19,14 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
-/// From submission to answer.
-const DEADLINE: Duration = Duration::from_secs(30);
 /// Taken from the channel at one time.
 const TAKEN_AT_ONCE: usize = 512;
 
 pub(crate) struct Submission {
     pub work: Work,
     pub waiter: Waiter,
+    /// The submitter's own deadline; `store_deadline` counts in any case.
+    pub deadline: Option<Mono>,
 }
 
 pub(crate) enum Waiter {
@@ -41,11 +42,23 @@ pub(crate) enum Waiter {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Control {
+    /// The health gate has changed.
+    Gate {
+        is_open: bool,
+    },
     Stop,
     Drain,
 }
 
-type Stage = Pin<Box<dyn Future<Output = (StageId, Result<(), SpoolError>)> + Send>>;
+type Stage = Pin<Box<dyn Future<Output = Applied> + Send>>;
+
+/// The end of a call of the spool.
+struct Applied {
+    stage: StageId,
+    family: Family,
+    synced: bool,
+    result: Result<(), SpoolError>,
+}
 
 pub(crate) struct CommitterLoop<W: World> {
     shared: Arc<Shared<W>>,
@@ -79,10 +92,11 @@ impl<W: World> CommitterLoop<W> {
             let wake = self.until_wake();
             tokio::select! {
                 biased;
-                Some((stage, result)) = self.stages.next(), if !self.stages.is_empty() => {
-                    self.handle(Input::Applied { stage, result });
+                Some(applied) = self.stages.next(), if !self.stages.is_empty() => {
+                    self.applied(applied);
                 }
                 Some(control) = control.recv() => match control {
+                    Control::Gate { is_open } => self.handle(Input::Gate { is_open }),
                     Control::Stop => self.handle(Input::Stop),
                     Control::Drain => {
                         submissions.close();
@@ -118,8 +132,25 @@ impl<W: World> CommitterLoop<W> {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         self.waiters.insert(ticket, submission.waiter);
-        let deadline = self.shared.now().mono + DEADLINE;
+        let spool = self.shared.now().mono + self.shared.store_deadline;
+        let deadline = Deadline::of(spool, submission.deadline);
         self.machine.submit(ticket, submission.work, deadline);
+    }
+
+    /// The gate hears of it before whoever waits for it does, so that it can shut before the next store.
+    fn applied(&mut self, applied: Applied) {
+        let Applied { stage, family, synced, result } = applied;
+        let now = self.shared.now().mono;
+        let health = &self.shared.health;
+        match &result {
+            Ok(()) if synced => health.synced(now, family),
+            Ok(()) => {}
+            Err(error) => health.failed(now, family, error),
+        }
+        if health.is_shut() {
+            self.machine.handle(now, Input::Gate { is_open: false });
+        }
+        self.handle(Input::Applied { stage, result });
     }
 
     async fn perform(&mut self) -> Option<Vec<SpoolId>> {
@@ -130,14 +161,19 @@ impl<W: World> CommitterLoop<W> {
                         self.shared.counters.synced_batches.add(1);
                     }
                     let shared = self.shared.clone();
+                    let family = batch.first().map_or(Family::Meta, SpoolOperation::family);
+                    let synced = sync == SyncMode::Synced;
                     self.stages.push(Box::pin(async move {
-                        (stage, shared.world.spool().apply(batch, sync).await)
+                        let result = shared.world.spool().apply(batch, sync).await;
+                        Applied { stage, family, synced, result }
                     }));
                 }
                 Output::Sync { stage } => {
-                    let shared = self.shared.clone();
-                    self.stages
-                        .push(Box::pin(async move { (stage, shared.world.spool().sync().await) }));
+                    let (shared, family) = (self.shared.clone(), Family::Meta);
+                    self.stages.push(Box::pin(async move {
+                        let result = shared.world.spool().sync(family).await;
+                        Applied { stage, family, synced: true, result }
+                    }));
                 }
                 Output::Done { ticket, outcome } => self.done(ticket, outcome).await,
                 Output::Undone { ids } => {
@@ -152,6 +188,13 @@ impl<W: World> CommitterLoop<W> {
 
     async fn done(&mut self, ticket: Ticket, outcome: CommitOutcome) {
         let waiter = self.waiters.remove(&ticket).expect("each ticket is done once");
+        match &outcome {
+            CommitOutcome::TimedOut(_) => {
+                self.shared.health.deadline_used_up(self.shared.now().mono);
+            }
+            CommitOutcome::Refused(Refusal::Unhealthy) => reached(Mark::RefusedUnhealthy),
+            _ => {}
+        }
         match waiter {
             // A session that is gone no longer wants to know.
             Waiter::Session(done) => drop(done.send(outcome)),
@@ -159,7 +202,7 @@ impl<W: World> CommitterLoop<W> {
                 let stored = matches!(outcome, CommitOutcome::Written);
                 if stored {
                     ends.into_iter().for_each(|id| self.shared.forget_unlogged(id));
-                } else {
+                } else if !matches!(outcome, CommitOutcome::Refused(Refusal::Unhealthy)) {
                     tracing::error!(?outcome, "the spool didn't take an update or a removal");
                 }
                 let input = engine::Input::Concluded { op, stored };

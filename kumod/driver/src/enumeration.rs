@@ -69,9 +69,10 @@ async fn admit_all<W: World>(shared: &Shared<W>, started: Mono, progress: &mut P
         for damage in &page.damaged {
             reached(Mark::ScanDamaged);
             tracing::error!("a part of the spool can't be read: {damage}");
+            shared.health.damaged(shared.now().mono, Family::Meta, damage);
         }
         for (id, value) in page.entries {
-            if shared.made(id) {
+            if shared.made(id) || id == SpoolId::PROBE {
                 continue;
             }
             match decode_meta(id, &value) {
@@ -131,7 +132,10 @@ async fn page<W: World>(
         let scan = shared.world.spool().scan(family, from, PAGE, keys_only);
         match timeout(SPOOL_DEADLINE, scan).await {
             Ok(Ok(page)) => return Some(page),
-            Ok(Err(error)) => tracing::error!("the spool can't be read: {error}"),
+            Ok(Err(error)) => {
+                shared.health.failed(shared.now().mono, family, &error);
+                tracing::error!("the spool can't be read: {error}");
+            }
             Err(_) => tracing::error!("the spool didn't answer within {SPOOL_DEADLINE:?}"),
         }
         sleep(PAUSE).await;
@@ -157,7 +161,11 @@ async fn sweep<W: World>(shared: &Arc<Shared<W>>) {
             reached(Mark::OrphanSwept);
             shared.counters.orphans_swept.add(1);
             tracing::info!(%id, "a body without an envelope was swept from the spool");
-            let submission = Submission { work: Work::Remove { id }, waiter: Waiter::Nobody };
+            let submission = Submission {
+                work: Work::Remove { id },
+                waiter: Waiter::Nobody,
+                deadline: None,
+            };
             let _ = shared.committer.send(submission).await;
         }
         let Some(next) = page.next else { return };

@@ -1,11 +1,12 @@
 //! A transaction's way from the session (or an injection) into spool and engine. Invariant: `Accepted` carries the proof
 //! that the messages are durable, or the waiver; the engine hears of a message only after that. A refused transaction
 //! leaves nothing behind that would be delivered.
+use crate::health::Illness;
 use crate::record::RecordEvent;
 use crate::shared::Shared;
 use crate::world::World;
 use kumo_core::address::Mailbox;
-use kumo_core::commit::{Accountable, CommitOutcome, Refusal, Store, Waiver, Work};
+use kumo_core::commit::{Accountable, CommitOutcome, Refusal, Store, Waiver, Whose, Work};
 use kumo_core::engine::{Admission, Input, InsertReason};
 use kumo_core::limits::BODY_OCTETS;
 use kumo_core::log::{PeerAddress, RecordKind};
@@ -14,6 +15,7 @@ use kumo_core::queue_name;
 use kumo_core::record::{encode_data, encode_meta};
 use kumo_core::smtp::reply::Reply;
 use kumo_core::smtp::server::Submitted;
+use kumo_core::time::Mono;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -22,7 +24,12 @@ struct Addressed {
     queue: Arc<str>,
 }
 
-pub(crate) async fn submit<W: World>(shared: &Arc<Shared<W>>, messages: Vec<Message>) -> Submitted {
+/// `deadline`: the client's own, if it is shorter than the spool's.
+pub(crate) async fn submit<W: World>(
+    shared: &Arc<Shared<W>>,
+    messages: Vec<Message>,
+    deadline: Option<Mono>,
+) -> Submitted {
     let too_big = messages.iter().any(|message| message.body.len() > BODY_OCTETS);
     if let Some(reply) = refusal(shared, too_big) {
         return Submitted::Refused(reply);
@@ -35,7 +42,7 @@ pub(crate) async fn submit<W: World>(shared: &Arc<Shared<W>>, messages: Vec<Mess
         .into_iter()
         .map(address)
         .partition(|addressed| &*addressed.queue == queue_name::NULL);
-    let accountable = match store(shared, &kept, discarded.len()).await {
+    let accountable = match store(shared, &kept, discarded.len(), deadline).await {
         Ok(accountable) => accountable,
         Err(reply) => return Submitted::Refused(reply),
     };
@@ -53,16 +60,25 @@ fn refusal<W: World>(shared: &Shared<W>, too_big: bool) -> Option<Reply> {
     if shared.is_stopping() {
         return Some(Reply::new(421, &format!("4.3.2 {host} shutting down")));
     }
+    if let Some(illness) = shared.health.illness() {
+        return Some(ill(host, illness));
+    }
     if too_big {
         return Some(Reply::new(552, "5.3.4 message too big"));
     }
     shared.is_full().then(|| Reply::new(452, &format!("4.3.1 {host} too many messages are queued")))
 }
 
+/// Ends the session, as the banner would have refused it.
+pub(crate) fn ill(host: &str, illness: Illness) -> Reply {
+    Reply::new(421, &format!("4.3.2 {host} {}. Try later", illness.text()))
+}
+
 async fn store<W: World>(
     shared: &Arc<Shared<W>>,
     kept: &[Addressed],
     discarded: usize,
+    deadline: Option<Mono>,
 ) -> Result<Accountable, Reply> {
     if discarded > 0 {
         shared.counters.waived_null_queue.add(discarded as u64);
@@ -77,7 +93,7 @@ async fn store<W: World>(
     };
     let transaction = kept.iter().map(record).collect();
     let host = &shared.hostname;
-    match shared.commit(Work::Store(transaction)).await {
+    match shared.commit(Work::Store(transaction), deadline).await {
         Some(CommitOutcome::Durable(durable)) => {
             shared.counters.committed_messages.add(kept.len() as u64);
             Ok(Accountable::durable(durable))
@@ -87,7 +103,13 @@ async fn store<W: World>(
             shared.counters.waived_flush_off.add(kept.len() as u64);
             Ok(Accountable::waived(waiver))
         }
-        Some(CommitOutcome::TimedOut) => Err(Reply::new(451, "4.4.5 spool write timed out")),
+        Some(CommitOutcome::TimedOut(Whose::Spool)) => {
+            Err(Reply::new(451, "4.4.5 spool write timed out"))
+        }
+        Some(CommitOutcome::TimedOut(Whose::Caller)) => {
+            Err(Reply::new(451, "4.4.5 data_processing_timeout exceeded (spool)"))
+        }
+        Some(CommitOutcome::Refused(Refusal::Unhealthy)) => Err(ill(host, Illness::Unhealthy)),
         Some(CommitOutcome::Refused(Refusal::Stopping)) | None => {
             Err(Reply::new(421, &format!("4.3.2 {host} shutting down")))
         }
@@ -96,7 +118,10 @@ async fn store<W: World>(
         }
         Some(CommitOutcome::Failed(error)) => {
             tracing::error!("the spool did not take a message: {error}");
-            Err(Reply::new(451, &format!("4.3.0 {host} the spool did not take the message")))
+            Err(match shared.health.illness() {
+                Some(illness) => ill(host, illness),
+                None => Reply::new(421, &format!("4.3.0 {host} the spool did not take the message")),
+            })
         }
         Some(CommitOutcome::Written) => unreachable!("a store is durable, waived or refused"),
     }

@@ -4,6 +4,7 @@
 //! - [`node`]: start, stop, and the [`node::Handle`] for the rest of the process.
 //! - `engine_loop`: one engine, one input at a time. `committer`: the only writer of the spool.
 //! - `server`, `intake`: mail comes in. `client`, `plan`, `local`: mail goes out. `concluder`: records and removals.
+//! - [`health`]: the spool's gates, what feeds them and what they stop.
 //! - `journal`: the engine's inputs to disk. `questions`: policy and DNS for the engine. `enumeration`: what earlier lives left. `cache`: messages in memory.
 //! - [`policy`], [`record`], [`world`]: ports that are the driver's own; [`counters`]: what it counts;
 //!   [`conformance`]: what every implementation of a port has to pass.
@@ -22,6 +23,7 @@ pub mod conformance;
 pub mod counters;
 mod engine_loop;
 mod enumeration;
+pub mod health;
 mod intake;
 mod journal;
 mod local;

@@ -52,6 +52,10 @@ async fn deliver<W: World>(
             return None;
         }
     };
+    if link.shared.health.suspends_delivery() {
+        link.not_now(op).await;
+        return None;
+    }
     link.body_begins();
     let mut fates = Vec::new();
     for index in recipients.iter() {

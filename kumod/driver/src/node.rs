@@ -6,6 +6,8 @@ use crate::concluder;
 use crate::counters::Counters;
 use crate::engine_loop::{EngineLoop, Mail};
 use crate::enumeration;
+use crate::health::{self, Illness};
+pub use crate::health::{SpoolSettings, StoreReport};
 use crate::intake;
 use crate::journal::Journal;
 pub use crate::journal::JournalLimits;
@@ -39,11 +41,11 @@ const STOP_SESSIONS: Duration = Duration::from_millis(7_500);
 const STOP_DRAIN: Duration = Duration::from_millis(1_500);
 const STOP_CLOSE: Duration = Duration::from_secs(1);
 
+#[derive(Clone)]
 pub struct NodeConfig {
     pub hostname: Arc<str>,
     pub listeners: Vec<EsmtpListener>,
-    /// False: `define_spool { flush = false }`.
-    pub sync: bool,
+    pub spool: SpoolSettings,
     pub body_cache_octets: usize,
     /// `None`: the engine's inputs aren't written down.
     pub journal: Option<JournalLimits>,
@@ -78,10 +80,11 @@ impl<W: World> Node<W> {
         let (submissions, submitted) = mpsc::channel(limits::COMMIT_BACKLOG);
         let (conclusions, concluded) = mpsc::unbounded_channel();
         let handled = world.policy().engine_handled();
+        let damage = config.spool.damage.clone();
         let shared = Arc::new(Shared::new(Parts {
             world,
             hostname: config.hostname,
-            sync: config.sync,
+            spool: config.spool,
             seed: config.seed,
             body_cache_octets: config.body_cache_octets,
             engine: engine_mail,
@@ -103,6 +106,11 @@ impl<W: World> Node<W> {
         on_its_own_thread(&shared, engine_loop.run(engine_inbox));
         shared.spawn(concluder::run(shared.clone(), concluded));
         let (committer, control) = mpsc::channel(4);
+        let now = shared.now().mono;
+        for (family, line) in &damage {
+            shared.health.damaged_at_open(now, *family, line);
+        }
+        shared.spawn(health::run(shared.clone(), committer.clone()));
         let (owed, drained) = oneshot::channel();
         let committer_loop = CommitterLoop::new(shared.clone());
         shared.spawn(async move {
@@ -249,14 +257,34 @@ impl<W: World> Handle<W> {
         &self.shared.counters
     }
 
-    /// Why no mail is taken now, in the words of seed.md 2.4.
+    /// Why no mail is taken now, in the words and the order of seed.md 2.4.
     pub fn unavailable(&self) -> Option<&'static str> {
-        match self.shared.course.phase() {
-            Phase::Stopping => Some("shutting down"),
-            Phase::Starting => Some("waiting for spool startup"),
-            Phase::Running if self.shared.is_full() => Some("too many messages are queued"),
-            Phase::Running => None,
+        let illness = self.shared.health.illness();
+        match (self.shared.course.phase(), illness) {
+            (Phase::Stopping, _) => Some("shutting down"),
+            (_, Some(Illness::DiskFull)) => Some(Illness::DiskFull.text()),
+            (Phase::Starting, _) => Some("waiting for spool startup"),
+            (Phase::Running, Some(Illness::Unhealthy)) => Some(Illness::Unhealthy.text()),
+            (Phase::Running, None) if self.shared.is_full() => Some("too many messages are queued"),
+            (Phase::Running, None) => None,
         }
+    }
+
+    /// As [`Handle::unavailable`], for whoever asks whether the process lives: the disk comes last, and is called otherwise.
+    pub fn not_live(&self) -> Option<&'static str> {
+        let health = &self.shared.health;
+        match self.unavailable() {
+            Some(why) if why == Illness::DiskFull.text() => {
+                let shut = health.is_shut().then_some(Illness::Unhealthy.text());
+                Some(shut.unwrap_or("storage is too full"))
+            }
+            other => other,
+        }
+    }
+
+    /// The spool's stores, and how they are.
+    pub fn spool_health(&self) -> Vec<StoreReport> {
+        self.shared.health.report(self.shared.world.spool())
     }
 
     /// `http_message_generated`.
@@ -273,7 +301,7 @@ impl<W: World> Handle<W> {
         let shared = self.shared.clone();
         self.shared.spawn(async move {
             let count = messages.len() as u64;
-            let outcome = intake::submit(&shared, messages).await;
+            let outcome = intake::submit(&shared, messages, None).await;
             if let Submitted::Accepted(_) = outcome {
                 shared.counters.http_listener.messages.add(count);
             }

@@ -1,7 +1,8 @@
 //! Receiving mail over SMTP: a task that accepts, and one for each connection, which drives `core::smtp::server`.
 //! Invariant: the wait for a store is never given up, whatever the client does; every other wait has a deadline; 250 to a final
 //! dot is written only by the machine, from the `Accountable` that `intake` yields.
-use crate::intake::{self, client_of};
+use crate::health::Illness;
+use crate::intake::{self, client_of, ill};
 use crate::phase::Phase;
 use crate::policy::Policy;
 use crate::record::RecordEvent;
@@ -18,7 +19,7 @@ use kumo_core::smtp::reply::Reply;
 use kumo_core::smtp::server::{
     Answer, Input, Output, Question, Rejection, Session, Settings, Submitted, Verdict,
 };
-use kumo_core::time::Duration;
+use kumo_core::time::{Duration, Mono};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -95,9 +96,12 @@ fn refusal<W: World>(service: &Service<W>) -> Option<(Reply, bool)> {
     let host = &service.hostname;
     let reply = |text: &str| Reply::new(421, &format!("4.3.2 {host} {text}"));
     let open = service.connections.load(Ordering::Relaxed);
+    let illness = service.shared.health.illness();
     match service.shared.course.phase() {
         Phase::Stopping => Some((reply("shutting down"), true)),
+        _ if illness == Some(Illness::DiskFull) => Some((ill(host, Illness::DiskFull), true)),
         Phase::Starting => Some((reply("waiting for spool startup. Try again soon!"), false)),
+        Phase::Running if let Some(illness) = illness => Some((ill(host, illness), true)),
         Phase::Running if open > service.listener.max_connections => {
             Some((reply("too many concurrent sessions. Try later"), true))
         }
@@ -257,7 +261,9 @@ impl<W: World> Connection<'_, W> {
                     Output::Send(octets) => self.output.extend_from_slice(&octets),
                     Output::Ask(question) => self.pending = Some(self.ask(question)),
                     Output::StartTls => then = Then::StartTls,
-                    Output::Submit(messages) => self.pending = Some(self.submit(messages)),
+                    Output::Submit { messages, deadline } => {
+                        self.pending = Some(self.submit(messages, deadline));
+                    }
                     Output::Rejected(rejection) => {
                         log_rejection(&self.service.shared, rejection).await;
                     }
@@ -297,11 +303,11 @@ impl<W: World> Connection<'_, W> {
         })
     }
 
-    fn submit(&self, messages: Vec<Message>) -> Pending {
+    fn submit(&self, messages: Vec<Message>, deadline: Mono) -> Pending {
         let shared = self.service.shared.clone();
         Box::pin(async move {
             let count = messages.len() as u64;
-            let submitted = intake::submit(&shared, messages).await;
+            let submitted = intake::submit(&shared, messages, Some(deadline)).await;
             if let Submitted::Accepted(_) = submitted {
                 shared.counters.esmtp_listener.messages.add(count);
             }

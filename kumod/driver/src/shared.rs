@@ -5,6 +5,7 @@ use crate::committer::{Submission, Waiter};
 use crate::concluder::Job;
 use crate::counters::Counters;
 use crate::engine_loop::Mail;
+use crate::health::{Health, SpoolSettings};
 use crate::phase::{Course, Phase};
 use crate::record::{RecordEvent, Recorder};
 use crate::world::World;
@@ -75,6 +76,8 @@ pub(crate) struct Shared<W: World> {
     pub counters: Counters,
     pub runtime: tokio::runtime::Handle,
     pub sync: bool,
+    pub store_deadline: Duration,
+    pub health: Health,
     pub engine: mpsc::Sender<Mail>,
     pub committer: mpsc::Sender<Submission>,
     /// Never longer than the engine's messages: one conclusion for each at a time.
@@ -103,7 +106,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) struct Parts<W> {
     pub world: W,
     pub hostname: Arc<str>,
-    pub sync: bool,
+    pub spool: SpoolSettings,
     pub seed: u64,
     pub body_cache_octets: usize,
     pub engine: mpsc::Sender<Mail>,
@@ -129,12 +132,15 @@ impl std::fmt::Display for LoadError {
 
 impl<W: World> Shared<W> {
     pub fn new(parts: Parts<W>) -> Shared<W> {
+        let health = Health::new(&parts.spool, parts.world.spool().is_atomic_across_families());
         Shared {
             world: parts.world,
             hostname: parts.hostname,
             counters: Counters::default(),
             runtime: tokio::runtime::Handle::current(),
-            sync: parts.sync,
+            sync: parts.spool.sync(),
+            store_deadline: parts.spool.store_deadline(),
+            health,
             engine: parts.engine,
             committer: parts.committer,
             conclusions: parts.conclusions,
@@ -187,9 +193,9 @@ impl<W: World> Shared<W> {
     }
 
     /// Waits for its end however long that takes: the committer has the deadline.
-    pub async fn commit(&self, work: Work) -> Option<CommitOutcome> {
+    pub async fn commit(&self, work: Work, deadline: Option<Mono>) -> Option<CommitOutcome> {
         let (done, outcome) = oneshot::channel();
-        let submission = Submission { work, waiter: Waiter::Session(done) };
+        let submission = Submission { work, waiter: Waiter::Session(done), deadline };
         self.committer.send(submission).await.ok()?;
         outcome.await.ok()
     }
@@ -251,10 +257,13 @@ impl<W: World> Shared<W> {
         match timeout(SPOOL_DEADLINE, self.world.spool().get(family, id)).await {
             Ok(Ok(Some(value))) => Ok(value),
             Ok(Ok(None)) => Err(LoadError::Missing),
-            Ok(Err(error)) if error.kind == SpoolErrorKind::Corruption => {
-                Err(self.damaged(id, &error.to_string()))
+            Ok(Err(error)) => {
+                self.health.failed(self.now().mono, family, &error);
+                match error.kind {
+                    SpoolErrorKind::Corruption => Err(self.damaged(id, &error.to_string())),
+                    _ => Err(LoadError::Unavailable(error.to_string())),
+                }
             }
-            Ok(Err(error)) => Err(LoadError::Unavailable(error.to_string())),
             Err(_) => Err(LoadError::Unavailable("the spool didn't answer within 30s".into())),
         }
     }

@@ -10,7 +10,7 @@ use kumo_core::message::{Envelope, Message};
 use kumo_core::recipients::RecipientSet;
 use kumo_core::smtp::server::Submitted;
 use kumo_core::time::Duration;
-use kumo_driver::node::{Handle, JournalLimits, Node, NodeConfig};
+use kumo_driver::node::{SpoolSettings, Handle, JournalLimits, Node, NodeConfig};
 use memory::{Disk, FixedPolicy, MemoryWorld};
 use std::collections::BTreeMap;
 use tokio::time::timeout;
@@ -31,7 +31,7 @@ async fn start(world: &MemoryWorld, limits: JournalLimits) -> Node<MemoryWorld> 
     let config = NodeConfig {
         hostname: "here.example".into(),
         listeners: Vec::new(),
-        sync: true,
+        spool: SpoolSettings::at("/spool"),
         body_cache_octets: 1 << 20,
         journal: Some(limits),
         seed: 1,

@@ -1,6 +1,7 @@
 //! The driver as a whole over a world in memory: mail goes in over SMTP at one end and comes out at the other. The same tests run
 //! under tokio and, built with `--cfg madsim`, in the simulator's executor.
 mod found;
+mod health;
 mod memory;
 mod options;
 
@@ -14,7 +15,7 @@ use kumo_core::port::{
     DialRequest, Family, Listener, Network, Spool, SpoolOperation, Stream, SyncMode,
 };
 use kumo_core::time::Duration;
-use kumo_driver::node::{JournalLimits, Node, NodeConfig};
+use kumo_driver::node::{SpoolSettings, JournalLimits, Node, NodeConfig};
 use memory::{FixedPolicy, MemoryNetwork, MemoryWorld, Pipe};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -37,7 +38,7 @@ fn config() -> NodeConfig {
     NodeConfig {
         hostname: "here.example".into(),
         listeners: vec![listener],
-        sync: true,
+        spool: SpoolSettings::at("/spool"),
         body_cache_octets: 1 << 20,
         journal: Some(JournalLimits::default()),
         seed: 1,

@@ -6,6 +6,7 @@ use crate::config::ListenerDomain;
 use crate::message::{Message, Meta};
 use crate::port::TlsInfo;
 use crate::smtp::reply::Reply;
+use crate::time::Mono;
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -36,8 +37,12 @@ pub enum Output {
     Ask(Question),
     /// Everything sent before has to be on the wire first.
     StartTls,
-    /// Make these durable; the client waits for the answer to its final dot.
-    Submit(Vec<Message>),
+    /// Make these durable by then; the client waits for the answer to its final dot.
+    Submit {
+        messages: Vec<Message>,
+        /// `data_processing_timeout` after it.
+        deadline: Mono,
+    },
     /// For a Rejection record. `421 4.3.2 …` never gets here.
     Rejected(Rejection),
     /// Flush what was sent, then close. The last output.

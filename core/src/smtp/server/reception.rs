@@ -242,7 +242,7 @@ impl Batches {
         }
         let ids = self.ready.iter().map(|message| message.id).collect();
         cx.flush();
-        cx.push(Output::Submit(self.ready));
+        cx.push(Output::Submit { messages: self.ready, deadline: self.reception.deadline });
         let after = AfterAnswer::Continue;
         State::AwaitDurable(AwaitDurable { reception: self.reception, ids, after })
     }

@@ -105,7 +105,7 @@ impl Dialogue {
                     };
                     self.session.handle(self.now, Input::TlsDone(Some(info)));
                 }
-                Output::Submit(messages) => {
+                Output::Submit { messages, .. } => {
                     let outcome = (self.spool)();
                     if matches!(outcome, Submitted::Accepted(_)) {
                         self.submitted.extend(messages);

@@ -46,11 +46,24 @@ fn put(family: Family, number: u32, octets: usize) -> SpoolOperation {
     SpoolOperation::Put { family, key: key(number), value: value(number, octets) }
 }
 
+/// As long as the store asks for patience, which is its committer's to have.
+async fn apply_patiently(spool: &RealSpool, operation: SpoolOperation) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match spool.apply(vec![operation.clone()], SyncMode::Unsynced).await {
+            Err(error) if error.kind == SpoolErrorKind::Busy && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            result => return result.unwrap(),
+        }
+    }
+}
+
 async fn fill(spool: &RealSpool, family: Family, numbers: std::ops::Range<u32>, octets: usize) {
     for number in numbers {
-        spool.apply(vec![put(family, number, octets)], SyncMode::Unsynced).await.unwrap();
+        apply_patiently(spool, put(family, number, octets)).await;
     }
-    spool.sync().await.unwrap();
+    spool.sync(family).await.unwrap();
 }
 
 struct Served {
@@ -293,9 +306,9 @@ async fn opening_again_after_damage_was_seen_reports_it() {
     let directory = TempDir::new().unwrap();
     let table = meta_in_a_table(directory.path(), 200).await;
     let spool = open(directory.path());
-    assert_eq!(spool.damage_at_open(), Vec::<String>::new());
+    assert_eq!(spool.damage_at_open(), []);
     fs::remove_file(&table).unwrap();
-    spool.reopen().await.unwrap();
+    spool.reopen(Family::Meta).await.unwrap();
     assert_eq!(spool.damage_at_open().len(), 1);
     assert_eq!(serve(&spool, Family::Data, 100).await.ids.len(), 200);
 }
@@ -308,22 +321,21 @@ async fn a_store_that_cannot_be_opened_again_says_why_and_can_be_tried_again() {
     let current = directory.path().join("CURRENT");
     let content = fs::read(&current).unwrap();
     fs::write(&current, "nonsense").unwrap();
-    let error = spool.reopen().await.unwrap_err();
+    let error = spool.reopen(Family::Meta).await.unwrap_err();
     assert!(error.text.contains(directory.path().to_str().unwrap()), "{error}");
     assert_eq!(spool.get(Family::Meta, key(1)).await, Err(error));
     fs::write(&current, content).unwrap();
-    spool.reopen().await.unwrap();
+    spool.reopen(Family::Meta).await.unwrap();
     assert_eq!(serve(&spool, Family::Meta, 100).await.ids.len(), 10);
 }
 
 #[tokio::test]
-async fn writes_that_outrun_flushing_are_slowed_down_not_refused() {
+async fn writes_that_outrun_flushing_are_turned_away_and_succeed_later() {
     let directory = TempDir::new().unwrap();
     let params = RocksParams { write_buffer_size: Some(SMALL_BUFFER), ..RocksParams::default() };
     let spool = open_with(directory.path(), params).unwrap();
     for number in 0..300 {
-        let batch = vec![put(Family::Data, number, 60_000)];
-        spool.apply(batch, SyncMode::Unsynced).await.unwrap();
+        apply_patiently(&spool, put(Family::Data, number, 60_000)).await;
     }
     assert_eq!(serve(&spool, Family::Data, 1_000).await.ids.len(), 300);
 }
@@ -335,7 +347,7 @@ async fn reads_and_writes_wait_while_the_store_is_opened_again() {
     fill(&spool, Family::Meta, 0..100, 100).await;
     for round in 0..10 {
         let (reopened, got, scanned, applied) = tokio::join!(
-            spool.reopen(),
+            spool.reopen(Family::Meta),
             spool.get(Family::Meta, key(round)),
             spool.scan(Family::Meta, None, 10, true),
             spool.apply(vec![put(Family::Data, round, 10)], SyncMode::Synced),

@@ -101,7 +101,9 @@ async fn what_is_put_is_got_until_it_is_deleted(spool: &impl Spool) {
     }
     apply(spool, Vec::new(), SyncMode::Synced).await;
     apply(spool, Vec::new(), SyncMode::Unsynced).await;
-    spool.sync().await.expect("a healthy store syncs");
+    for family in FAMILIES {
+        spool.sync(family).await.expect("a healthy store syncs");
+    }
 }
 
 async fn the_last_operation_of_a_batch_on_a_key_counts(spool: &impl Spool) {
@@ -211,7 +213,9 @@ async fn reopening_keeps_what_was_applied(spool: &impl Spool) {
     apply(spool, vec![put(Family::Meta, 1, "b")], SyncMode::Synced).await;
     apply(spool, vec![delete(Family::Data, 1)], SyncMode::Unsynced).await;
     for _ in 0..3 {
-        spool.reopen().await.expect("a healthy store opens again");
+        for family in FAMILIES {
+            spool.reopen(family).await.expect("a healthy store opens again");
+        }
         assert!(!spool.may_lack_records(), "a healthy store has all that was put");
         assert_eq!(get(spool, Family::Data, 1).await, None, "nothing was lost but the handles");
         assert_eq!(get(spool, Family::Meta, 1).await, Some(value("b")));
@@ -266,7 +270,9 @@ async fn a_dropped_apply_happened_or_did_not(spool: &impl Spool) {
             }
         }
     }
-    spool.sync().await.expect("a healthy store syncs");
+    for family in FAMILIES {
+        spool.sync(family).await.expect("a healthy store syncs");
+    }
 }
 
 async fn properties_and_free_space_can_be_asked_for(spool: &impl Spool) {
@@ -286,11 +292,11 @@ async fn a_closed_store_says_so(spool: &impl Spool) {
     spool.close().await.expect("a healthy store closes");
     let results = [
         ("apply", spool.apply(vec![put(family, 2, "x")], SyncMode::Synced).await),
-        ("sync", spool.sync().await),
+        ("sync", spool.sync(family).await),
         ("get", spool.get(family, key(1)).await.map(|_| ())),
         ("scan", spool.scan(family, None, 1, true).await.map(|_| ())),
         ("compact", spool.compact(family).await),
-        ("reopen", spool.reopen().await),
+        ("reopen", spool.reopen(family).await),
         ("close", spool.close().await),
     ];
     for (call, result) in results {

@@ -30,6 +30,26 @@ pub struct MemorySpool {
     pub may_lack_records: bool,
     /// Their bodies can't be read.
     pub unreadable: Arc<Mutex<BTreeSet<SpoolId>>>,
+    pub ills: Arc<Mutex<Ills>>,
+}
+
+/// What is wrong with a spool.
+#[derive(Clone, Debug, Default)]
+pub struct Ills {
+    /// Every write fails so.
+    pub writes: Option<SpoolErrorKind>,
+    /// Until it is opened again.
+    pub read_only: bool,
+    pub free: FreeSpace,
+    pub writes_tried: u64,
+}
+
+impl Ills {
+    fn of_a_write(&mut self) -> Result<(), SpoolError> {
+        self.writes_tried += 1;
+        let kind = self.writes.or(self.read_only.then_some(SpoolErrorKind::Io));
+        kind.map_or(Ok(()), |kind| Err(SpoolError { kind, text: "it hurts".into() }))
+    }
 }
 
 impl MemorySpool {
@@ -54,6 +74,7 @@ impl Spool for MemorySpool {
         self.may_lack_records
     }
     async fn apply(&self, batch: Vec<SpoolOperation>, _: SyncMode) -> Result<(), SpoolError> {
+        self.ills.lock().unwrap().of_a_write()?;
         let mut pages = self.pages.lock().unwrap();
         for operation in batch {
             match operation {
@@ -65,12 +86,12 @@ impl Spool for MemorySpool {
         }
         Ok(())
     }
-    async fn sync(&self) -> Result<(), SpoolError> {
-        Ok(())
+    async fn sync(&self, _: Family) -> Result<(), SpoolError> {
+        self.ills.lock().unwrap().of_a_write()
     }
     async fn get(&self, family: Family, key: SpoolId) -> Result<Option<Bytes>, SpoolError> {
         if family == Family::Data && self.unreadable.lock().unwrap().contains(&key) {
-            return Err(SpoolError { kind: SpoolErrorKind::Io, text: "no such file".into() });
+            return Err(SpoolError { kind: SpoolErrorKind::Other, text: "no such file".into() });
         }
         Ok(self.page(family, key))
     }
@@ -95,9 +116,10 @@ impl Spool for MemorySpool {
         SpoolProperties::default()
     }
     async fn free_space(&self, _: Family) -> Result<FreeSpace, SpoolError> {
-        Ok(FreeSpace::default())
+        Ok(self.ills.lock().unwrap().free)
     }
-    async fn reopen(&self) -> Result<(), SpoolError> {
+    async fn reopen(&self, _: Family) -> Result<(), SpoolError> {
+        self.ills.lock().unwrap().read_only = false;
         Ok(())
     }
     async fn close(&self) -> Result<(), SpoolError> {
