@@ -29,6 +29,7 @@ macro_rules! fault_kinds {
 
 fault_kinds! {
     DiskStall "disk.stall" "a write or sync takes `amount` longer, or until the end of the fault without one"
+    DiskBusy "disk.busy" "a log turns a write away, with nothing of it written"
     DiskWriteError "disk.write-error" "a write fails with EIO; a part of it may be there"
     DiskSyncError "disk.sync-error" "a sync fails with EIO; a log takes nothing more until it is opened again"
     DiskNoSpace "disk.no-space" "every write fails with ENOSPC until the end of the fault"

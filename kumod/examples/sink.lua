@@ -15,8 +15,8 @@ local latency, deferred, refused = number 'SINK_LATENCY', number 'SINK_4XX', num
 
 kumo.on('init', function()
   local spool = os.getenv 'SINK_SPOOL' or '/var/tmp/kumod-sink'
-  kumo.define_spool { name = 'data', path = spool }
-  kumo.define_spool { name = 'meta', path = spool }
+  kumo.define_spool { name = 'data', path = spool, min_free_space = 1000000 }
+  kumo.define_spool { name = 'meta', path = spool, min_free_space = 1000000 }
   kumo.start_esmtp_listener {
     listen = os.getenv 'SINK_LISTEN' or '127.0.0.1:2026',
     relay_hosts = { '0.0.0.0/0', '::/0' },

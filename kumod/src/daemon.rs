@@ -9,7 +9,7 @@ use crate::world::RealWorld;
 use kumo_core::config::SpoolDefinition;
 use kumo_core::port::Host;
 use kumo_core::time::Duration;
-use kumo_driver::node::{JournalLimits, Node, NodeConfig};
+use kumo_driver::node::{JournalLimits, Node, NodeConfig, SpoolSettings};
 use kumo_io_real::dns::RealResolver;
 use kumo_io_real::files::RealFiles;
 use kumo_io_real::host::RealHost;
@@ -46,9 +46,13 @@ pub async fn run(options: Options) -> Result<(), String> {
     let (data, meta) = spools(&setup)?;
     let node_id = node_id::load_or_make(&node_id_path(meta), host.seed())?;
     let logger = LocalLogger::start(setup.local_logs.clone(), node_id)?;
-    let sync = data.flush && meta.flush;
-    let spool_paths = (data.path.clone(), meta.path.clone());
     let spool = open(data, meta)?;
+    let settings = SpoolSettings {
+        data: data.clone(),
+        meta: meta.clone(),
+        suspend_delivery: setup.suspend_delivery_when_spool_unhealthy,
+        damage: spool.damage_at_open(),
+    };
     let seed = host.seed();
     let world = RealWorld {
         spool,
@@ -66,7 +70,7 @@ pub async fn run(options: Options) -> Result<(), String> {
     let config = NodeConfig {
         hostname: world.host.hostname().into(),
         listeners: setup.esmtp_listeners,
-        sync,
+        spool: settings,
         body_cache_octets: BODY_CACHE_OCTETS,
         journal: options.journal.map(|_| JournalLimits::default()),
         seed,
@@ -83,8 +87,7 @@ pub async fn run(options: Options) -> Result<(), String> {
         "memory budget in octets: {memtables} of memtables, {block_cache} of block cache, {BODY_CACHE_OCTETS} of bodies"
     );
     let (stop_http, stop) = watch::channel(false);
-    let operations =
-        Operations { handle: handle.clone(), diagnostics: options.diagnostics, spool_paths };
+    let operations = Operations { handle: handle.clone(), diagnostics: options.diagnostics };
     let mut serving = Vec::new();
     for service in http {
         let (scheme, address) = service.address();
@@ -122,9 +125,6 @@ fn node_id_path(meta: &SpoolDefinition) -> PathBuf {
 
 fn open(data: &SpoolDefinition, meta: &SpoolDefinition) -> Result<RealSpool, String> {
     let spool = RealSpool::open(data, meta).map_err(|error| format!("Error in spool: {error}"))?;
-    for damage in spool.damage_at_open() {
-        tracing::error!("the spool was damaged when it was opened: {damage}");
-    }
     if !(data.flush && meta.flush) {
         tracing::warn!(
             "flush = false: mail is acknowledged before it is on disk, and a power cut loses it"

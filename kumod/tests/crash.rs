@@ -19,7 +19,7 @@ mod verdict;
 
 use choices::Choices;
 use journal::{Journals, Replays};
-use kumo_core::config::service::{SpoolDefinition, SpoolKind};
+use kumo_core::config::service::SpoolDefinition;
 use kumo_core::port::{Family, Spool};
 use kumo_io_real::spool::RealSpool;
 use load::{End, Load};
@@ -216,16 +216,12 @@ impl Run {
 
     /// Envelopes and bodies that are still in the spool.
     fn left_over(&self) -> (usize, usize) {
-        let define = |name: &str, folder: &str| SpoolDefinition {
-            name: name.into(),
-            path: self.home.path(folder).display().to_string(),
-            kind: SpoolKind::RocksDB,
-            flush: true,
-            rocks_params: Default::default(),
+        let define = |name: &str, folder: &str| {
+            SpoolDefinition::at(name, &self.home.path(folder).display().to_string())
         };
         let spool = RealSpool::open(&define("data", self.spools.0), &define("meta", self.spools.1));
         let spool = spool.expect("the spool opens");
-        assert_eq!(spool.damage_at_open(), Vec::<String>::new());
+        assert_eq!(spool.damage_at_open(), []);
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let count = |family| {
             let scan = spool.scan(family, None, 100_000, true);

@@ -18,8 +18,8 @@ fn start(home: &Home, listeners: &str) -> Kumod {
     Kumod::start(&home.policy_text(&format!(
         "local kumo = require 'kumo'
          kumo.on('init', function()
-           kumo.define_spool {{ name = 'data', path = '{spool}' }}
-           kumo.define_spool {{ name = 'meta', path = '{spool}' }}
+           kumo.define_spool {{ name = 'data', path = '{spool}', min_free_space = 1000000 }}
+           kumo.define_spool {{ name = 'meta', path = '{spool}', min_free_space = 1000000 }}
            {listeners}
          end)"
     )))

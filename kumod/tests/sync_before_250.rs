@@ -73,7 +73,7 @@ fn one_path(home: &Home, flush: bool) -> (String, PathBuf) {
     let path = home.path("spool");
     let define = |name| {
         format!(
-            "kumo.define_spool {{ name = '{name}', path = '{}', flush = {flush} }}\n",
+            "kumo.define_spool {{ name = '{name}', path = '{}', flush = {flush}, min_free_space = 1000000 }}\n",
             path.display()
         )
     };
@@ -111,7 +111,10 @@ fn with_two_paths_both_are_synced_before_the_250() {
     let home = Home::new();
     let (data, meta) = (home.path("data"), home.path("meta"));
     let define = |name: &str, path: &Path| {
-        format!("kumo.define_spool {{ name = '{name}', path = '{}' }}\n", path.display())
+        format!(
+            "kumo.define_spool {{ name = '{name}', path = '{}', min_free_space = 1000000 }}\n",
+            path.display()
+        )
     };
     let traced = traced(&home, &(define("data", &data) + &define("meta", &meta)));
     let verdict = trace::check(&traced.trace, &[&data, &meta]);

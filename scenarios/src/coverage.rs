@@ -6,7 +6,7 @@ use kumo_core::marks::{self, Mark};
 use kumo_io_sim::fault::FaultKind;
 
 /// Nobody feeds it yet.
-const NOT_YET: &[(&str, &str)] = &[("input SpoolHealth", "the spool's gate is a later issue's")];
+const NOT_YET: &[(&str, &str)] = &[];
 
 /// In thousandths of the swarm's seeds.
 const SHARE_MIN: u64 = 10;

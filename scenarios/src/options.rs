@@ -80,6 +80,14 @@ pub struct Disk {
     pub sync: Duration,
     #[serde(with = "duration::text")]
     pub read: Duration,
+    /// `rocks_params` of both stores.
+    #[serde(with = "duration::text")]
+    pub store_deadline: Duration,
+    #[serde(with = "duration::text")]
+    pub error_latch: Duration,
+    #[serde(with = "duration::text")]
+    pub error_unlatch: Duration,
+    pub allow_error_unlatch: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -102,6 +110,8 @@ pub struct Node {
     pub client_timeout: Duration,
     /// One message for each recipient, or one for those of each domain.
     pub bifurcate: bool,
+    /// While the spool takes nothing.
+    pub suspend_delivery: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -309,6 +319,10 @@ impl Default for Disk {
             write: Duration::from_micros(50),
             sync: Duration::from_micros(500),
             read: Duration::from_micros(30),
+            store_deadline: Duration::from_secs(30),
+            error_latch: Duration::from_secs(15),
+            error_unlatch: Duration::from_secs(300),
+            allow_error_unlatch: true,
         }
     }
 }
@@ -331,6 +345,7 @@ impl Default for Node {
             max_connections: 100,
             client_timeout: Duration::from_secs(60),
             bifurcate: true,
+            suspend_delivery: true,
         }
     }
 }

@@ -525,7 +525,8 @@ impl Run<'_> {
     /// All clients done, and nothing left in the node.
     async fn liveness(&mut self, busy: &mut Vec<JoinHandle<()>>) {
         let healed = self.now();
-        let patience = self.longest_gap() + self.lateness_of_steps() + SETTLING;
+        let gate = self.options.disk.error_latch + self.options.disk.error_unlatch;
+        let patience = self.longest_gap() + self.lateness_of_steps() + gate + SETTLING;
         while self.broken.is_none() {
             self.until(Instant::now() + Duration::from_secs(10)).await;
             if let Some(action) = self.agenda.due(Duration::MAX) {
@@ -652,8 +653,9 @@ impl Run<'_> {
         }
         // What a power cut tore in the writing was never promised.
         let whole = |id: &SpoolId| self.universe.disk.durable_since(*id).is_some();
+        let ours = |id: &SpoolId| *id != SpoolId::PROBE && !self.damaged.contains(id);
         let left = self.universe.disk.durable_ids(Family::Meta);
-        let left = left.into_iter().find(|id| !self.damaged.contains(id) && whole(id))?;
+        let left = left.into_iter().find(|id| ours(id) && whole(id))?;
         let what = format!("{left} is still in the spool after a stop, and nobody holds it");
         Some(violation("I10", self.now(), what))
     }

@@ -1,11 +1,12 @@
 //! From options to a world: names, addresses, policy, servers, clients and their mail. Invariant: everything here is drawn from the seed
 //! alone, so that two runs of one seed begin alike. What happens in that world is [`crate::run`]'s business.
 use crate::options::{Destination, Options};
-use kumo_core::config::EsmtpListener;
 use kumo_core::config::listener::BatchHandling;
+use kumo_core::config::service::{RocksParams, SpoolKind};
+use kumo_core::config::{EsmtpListener, SpoolDefinition};
 use kumo_core::random::Random;
 use kumo_core::time::Duration;
-use kumo_driver::node::{JournalLimits, NodeConfig};
+use kumo_driver::node::{JournalLimits, NodeConfig, SpoolSettings};
 use kumo_io_sim::client::{ClientSettings, MessageWork};
 use kumo_io_sim::dns::Zones;
 use kumo_io_sim::net::NetSettings;
@@ -169,6 +170,32 @@ pub fn settings(options: &Options) -> Result<Settings, String> {
     })
 }
 
+fn spool_settings(options: &Options) -> SpoolSettings {
+    let disk = &options.disk;
+    let kind = if disk.files { SpoolKind::LocalDisk } else { SpoolKind::RocksDB };
+    let rocks_params = RocksParams {
+        store_deadline: Some(disk.store_deadline),
+        error_latch_duration: Some(disk.error_latch),
+        error_unlatch_duration: Some(disk.error_unlatch),
+        allow_error_unlatch: Some(disk.allow_error_unlatch),
+        ..RocksParams::default()
+    };
+    let define = |name: &str| {
+        let path = if disk.two_paths { format!("/{name}") } else { "/spool".into() };
+        SpoolDefinition {
+            kind,
+            rocks_params: rocks_params.clone(),
+            ..SpoolDefinition::at(name, &path)
+        }
+    };
+    SpoolSettings {
+        data: define("data"),
+        meta: define("meta"),
+        suspend_delivery: options.node.suspend_delivery,
+        damage: Vec::new(),
+    }
+}
+
 /// For the `life`-th life of the node.
 pub fn node_config(options: &Options, seed: u64, life: u64) -> NodeConfig {
     let relay_hosts = vec!["10.0.0.0/8".parse().expect("a network")];
@@ -187,7 +214,7 @@ pub fn node_config(options: &Options, seed: u64, life: u64) -> NodeConfig {
     NodeConfig {
         hostname: HOSTNAME.into(),
         listeners: vec![listener],
-        sync: true,
+        spool: spool_settings(options),
         body_cache_octets: options.node.body_cache_octets,
         journal: Some(JournalLimits::default()),
         seed: Random::new(seed ^ life.rotate_left(40), "life").next_u64(),

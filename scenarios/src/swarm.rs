@@ -181,6 +181,10 @@ fn disk(dice: &mut Dice) -> Disk {
         write: Duration::from_micros(dice.between(10, 500)),
         sync: Duration::from_micros(dice.one(&[300, 2_000, 20_000, 200_000])),
         read: Duration::from_micros(dice.between(10, 2_000)),
+        store_deadline: Duration::from_secs(dice.one(&[5, 30])),
+        error_latch: Duration::from_secs(dice.one(&[3, 15])),
+        error_unlatch: Duration::from_secs(dice.one(&[2, 30, 300])),
+        allow_error_unlatch: true,
     }
 }
 
@@ -199,6 +203,7 @@ fn node(dice: &mut Dice) -> Node {
         max_connections: dice.one(&[3, 100]),
         client_timeout: dice.seconds(10, 120),
         bifurcate: dice.of(50),
+        suspend_delivery: dice.of(90),
     }
 }
 

@@ -266,7 +266,10 @@ fn a_shut_gate_refuses_what_waits_and_holds_what_is_owed() {
     let (stages, ends) = seen(&mut machine);
     assert_eq!(ends[..2], ["2 Refused(Unhealthy)", "3 Refused(Unhealthy)"]);
     assert!(ends[2].starts_with("1 Failed"));
-    assert!(stages.is_empty() && machine.next_wake() >= Some(LATER.at), "nothing is tried meanwhile");
+    assert!(
+        stages.is_empty() && machine.next_wake() >= Some(LATER.at),
+        "nothing is tried meanwhile"
+    );
     machine.handle(Mono(1_100_000_000), Input::Gate { is_open: true });
     assert_eq!(seen(&mut machine).0.len(), 1, "the undo");
 }

@@ -1,4 +1,4 @@
-//! Base64 (RFC 4648 section 4) for AUTH and the supplemental trace header. Strict: padding is required, nothing else
+//! Base64 (RFC 4648 section 4) for AUTH, the supplemental trace header, and exported records. Strict: padding is required, nothing else
 //! than the alphabet is passed over.
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -1,5 +1,5 @@
 //! SMTP, both ends, without a socket: [`server`] receives, [`client`] sends, [`reply`] is what they say.
-mod base64;
+pub mod base64;
 pub mod client;
 pub mod reply;
 pub mod server;

@@ -25,9 +25,7 @@ use rocksdb::{
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{
-    Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
-};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 /// For whoever uses the database to let go of it before it is opened again.
@@ -195,8 +193,10 @@ impl Rocks {
                     std::thread::sleep(CLOSING_PAUSE);
                 }
                 Err(TryLockError::WouldBlock) => {
-                    let text =
-                        format!("rocksdb at {}: still in use after {CLOSING:?}", self.path.display());
+                    let text = format!(
+                        "rocksdb at {}: still in use after {CLOSING:?}",
+                        self.path.display()
+                    );
                     return Err(SpoolError { kind: SpoolErrorKind::Busy, text });
                 }
             }

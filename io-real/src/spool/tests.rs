@@ -1,18 +1,12 @@
 //! The conformance suite over every combination of stores, and what `RealSpool::open` refuses.
 use super::*;
-use kumo_core::config::service::RocksParams;
 use kumo_driver::conformance;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
 
 pub(super) fn definition(name: &str, path: &Path, kind: SpoolKind) -> SpoolDefinition {
-    SpoolDefinition {
-        name: name.into(),
-        path: path.to_str().expect("temporary directories have plain names").into(),
-        kind,
-        flush: true,
-        rocks_params: RocksParams::default(),
-    }
+    let path = path.to_str().expect("temporary directories have plain names");
+    SpoolDefinition { kind, ..SpoolDefinition::at(name, path) }
 }
 
 async fn conforms(data: (SpoolKind, &str), meta: (SpoolKind, &str), atomic: bool) {
@@ -27,7 +21,7 @@ async fn conforms(data: (SpoolKind, &str), meta: (SpoolKind, &str), atomic: bool
         )
         .unwrap();
         assert_eq!(spool.is_atomic_across_families(), atomic);
-        assert_eq!(spool.damage_at_open(), Vec::<String>::new());
+        assert_eq!(spool.damage_at_open(), []);
         spool
     };
     conformance::spool(make).await;

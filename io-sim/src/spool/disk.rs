@@ -233,6 +233,13 @@ impl Disk {
             return fail(path.name, entry, SpoolErrorKind::NoSpace, Changes::new());
         }
         let strikes = |kind| universe.faults.strikes(kind, path.name).is_some();
+        let is_turned_away = writes
+            && self.settings.kind == StoreKind::Log
+            && !matches!(entry.work, Work::Reopen)
+            && strikes(FaultKind::DiskBusy);
+        if is_turned_away {
+            return fail(path.name, entry, SpoolErrorKind::Busy, Changes::new());
+        }
         if failed || writes && strikes(FaultKind::DiskWriteError) {
             let part = match &mut entry.work {
                 Work::Apply(changes, _) => std::mem::take(changes),

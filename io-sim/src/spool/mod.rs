@@ -221,11 +221,9 @@ impl Spool for SimSpool {
         self.disk().properties(&self.universe, family)
     }
 
+    /// No step of a sweep: it changes nothing, and is asked for every few seconds.
     async fn free_space(&self, family: Family) -> Result<FreeSpace, SpoolError> {
-        if self.look().await? {
-            let target = self.disk().target(family);
-            return Err(failure(SpoolErrorKind::Io, target, "asking for its space: I/O error"));
-        }
+        self.check_open()?;
         Ok(self.disk().free_space(&self.universe, family))
     }
 

@@ -147,7 +147,7 @@ impl<W: World> CommitterLoop<W> {
             Ok(()) => {}
             Err(error) => health.failed(now, family, error),
         }
-        if health.is_shut() {
+        if result.is_err() && health.is_shut() {
             self.machine.handle(now, Input::Gate { is_open: false });
         }
         self.handle(Input::Applied { stage, result });

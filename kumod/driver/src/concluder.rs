@@ -208,7 +208,8 @@ async fn conclude<W: World>(
     match work {
         Some(work) => {
             let ends = (conclusion.then == Then::Remove).then_some(conclusion.message);
-            let submission = Submission { work, waiter: Waiter::Engine { op, ends }, deadline: None };
+            let submission =
+                Submission { work, waiter: Waiter::Engine { op, ends }, deadline: None };
             if shared.committer.send(submission).await.is_err() {
                 shared.tell_engine(Input::Concluded { op, stored: false }).await;
             }

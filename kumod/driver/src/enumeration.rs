@@ -72,7 +72,11 @@ async fn admit_all<W: World>(shared: &Shared<W>, started: Mono, progress: &mut P
             shared.health.damaged(shared.now().mono, Family::Meta, damage);
         }
         for (id, value) in page.entries {
-            if shared.made(id) || id == SpoolId::PROBE {
+            if id == SpoolId::PROBE {
+                remove(shared, id).await;
+                continue;
+            }
+            if shared.made(id) {
                 continue;
             }
             match decode_meta(id, &value) {
@@ -161,16 +165,17 @@ async fn sweep<W: World>(shared: &Arc<Shared<W>>) {
             reached(Mark::OrphanSwept);
             shared.counters.orphans_swept.add(1);
             tracing::info!(%id, "a body without an envelope was swept from the spool");
-            let submission = Submission {
-                work: Work::Remove { id },
-                waiter: Waiter::Nobody,
-                deadline: None,
-            };
-            let _ = shared.committer.send(submission).await;
+            remove(shared, id).await;
         }
         let Some(next) = page.next else { return };
         from = Some(next);
     }
+}
+
+async fn remove<W: World>(shared: &Shared<W>, id: SpoolId) {
+    let work = Work::Remove { id };
+    let submission = Submission { work, waiter: Waiter::Nobody, deadline: None };
+    let _ = shared.committer.send(submission).await;
 }
 
 async fn not_held<W: World>(shared: &Shared<W>, ids: Vec<SpoolId>) -> Vec<SpoolId> {

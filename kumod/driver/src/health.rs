@@ -255,8 +255,14 @@ impl Health {
 enum Done {
     /// For each store.
     Room(Result<Vec<Result<FreeSpace, SpoolError>>, SpoolError>),
-    Probed { store: usize, result: Result<(), SpoolError> },
-    Reopened { store: usize, result: Result<(), SpoolError> },
+    Probed {
+        store: usize,
+        result: Result<(), SpoolError>,
+    },
+    Reopened {
+        store: usize,
+        result: Result<(), SpoolError>,
+    },
 }
 
 type Call = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -334,9 +340,8 @@ impl<W: World> Watch<W> {
     fn room(&mut self, rooms: Result<Vec<Result<FreeSpace, SpoolError>>, SpoolError>) {
         let now = self.shared.now().mono;
         let health = self.health();
-        let rooms = rooms.unwrap_or_else(|error| {
-            health.stores.iter().map(|_| Err(error.clone())).collect()
-        });
+        let rooms = rooms
+            .unwrap_or_else(|error| health.stores.iter().map(|_| Err(error.clone())).collect());
         for (store, free) in health.stores.iter().zip(rooms) {
             match free {
                 Ok(free) => {
@@ -410,7 +415,6 @@ impl<W: World> Watch<W> {
         }
     }
 
-    /// Committer first: once ingress is open again, stores are taken.
     async fn tell_edge(&mut self) {
         let health = self.health();
         let shut = health.stores.iter().any(|store| lock(&store.gate).is_latched());
@@ -419,8 +423,9 @@ impl<W: World> Watch<W> {
         }
         let suspends = health.suspends_delivery;
         self.told_shut = shut;
-        let _ = self.committer.send(Control::Gate { is_open: !shut }).await;
+        // Before the committer hands over again, which would take it for shut.
         self.health().is_shut.store(shut, Ordering::Release);
+        let _ = self.committer.send(Control::Gate { is_open: !shut }).await;
         if suspends {
             self.shared.tell_engine(engine::Input::SpoolHealth { healthy: !shut }).await;
         }
@@ -446,9 +451,10 @@ fn look_at_room(store: &Store, free: FreeSpace) -> bool {
     !room.guard.is_over() && octets >= ROOM_OCTETS
 }
 
+/// It may still answer, and is asked again.
 fn late(patience: Duration) -> SpoolError {
     let text = format!("the spool didn't answer within {patience:?}");
-    SpoolError { kind: SpoolErrorKind::Busy, text }
+    SpoolError { kind: SpoolErrorKind::Other, text }
 }
 
 /// A record that is no message is written, synced, read and removed.

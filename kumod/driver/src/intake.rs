@@ -120,7 +120,9 @@ async fn store<W: World>(
             tracing::error!("the spool did not take a message: {error}");
             Err(match shared.health.illness() {
                 Some(illness) => ill(host, illness),
-                None => Reply::new(421, &format!("4.3.0 {host} the spool did not take the message")),
+                None => {
+                    Reply::new(421, &format!("4.3.0 {host} the spool did not take the message"))
+                }
             })
         }
         Some(CommitOutcome::Written) => unreachable!("a store is durable, waived or refused"),

@@ -31,6 +31,7 @@ pub mod node;
 mod phase;
 mod plan;
 pub mod policy;
+mod quarantine;
 mod questions;
 pub mod record;
 mod server;

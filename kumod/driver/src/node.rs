@@ -14,16 +14,18 @@ pub use crate::journal::JournalLimits;
 use crate::phase::Phase;
 use crate::policy::{Generated, Policy};
 use crate::server::{self, Service};
-use crate::shared::{LoadError, Parts, Shared};
+use crate::shared::{LoadError, Parts, SPOOL_DEADLINE, Shared};
 use crate::world::World;
+use bytes::Bytes;
 use futures_util::future::join;
+use kumo_core::commit::{CommitOutcome, Work};
 use kumo_core::config::EsmtpListener;
 use kumo_core::engine::{AdminCommand, AdminReply, Engine, EngineConfig, Input};
 use kumo_core::id::SpoolId;
 use kumo_core::limits;
 use kumo_core::marks::{Mark, reached};
 use kumo_core::message::Message;
-use kumo_core::port::{Listener, NetError, Network, Spool, TlsAccept};
+use kumo_core::port::{Family, Listener, NetError, Network, Spool, SpoolError, TlsAccept};
 use kumo_core::smtp::server::Submitted;
 use kumo_core::time::{Duration, Now};
 use std::net::SocketAddr;
@@ -225,6 +227,17 @@ fn on_its_own_thread<W: World>(
     shared.spawn(engine_loop);
 }
 
+/// Why a message in quarantine isn't dropped.
+#[derive(Debug, thiserror::Error)]
+pub enum DropError {
+    #[error("it isn't in quarantine; `kcli spool-list-quarantine` lists what is")]
+    NotQuarantined,
+    #[error("it is still queued: its envelope can be read. Bounce it, or wait until it expires")]
+    StillQueued,
+    #[error("the spool didn't take the removal: {0}")]
+    Spool(String),
+}
+
 /// How the rest of the process talks to a node.
 pub struct Handle<W: World> {
     shared: Arc<Shared<W>>,
@@ -279,6 +292,46 @@ impl<W: World> Handle<W> {
                 Some(shut.unwrap_or("storage is too full"))
             }
             other => other,
+        }
+    }
+
+    /// Frees the room of what was removed. As long as it takes; an error feeds the gate.
+    pub async fn compact(&self, family: Family) -> Result<(), SpoolError> {
+        let compacted = self.shared.world.spool().compact(family).await;
+        if let Err(error) = &compacted {
+            self.shared.health.failed(self.shared.now().mono, family, error);
+        }
+        compacted
+    }
+
+    /// Damaged messages that were met in this life, and why; the first of them if there are many.
+    pub fn quarantine(&self) -> Vec<(SpoolId, String)> {
+        self.shared.quarantine.list()
+    }
+
+    /// A record as it lies in the spool.
+    pub async fn raw_record(&self, family: Family, id: SpoolId) -> Result<Option<Bytes>, String> {
+        match timeout(SPOOL_DEADLINE, self.shared.world.spool().get(family, id)).await {
+            Ok(read) => read.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("the spool didn't answer within {SPOOL_DEADLINE:?}")),
+        }
+    }
+
+    /// Removes a message in quarantine from the spool, for ever.
+    pub async fn drop_quarantined(&self, id: SpoolId) -> Result<(), DropError> {
+        if !self.shared.quarantine.holds(id) {
+            return Err(DropError::NotQuarantined);
+        }
+        // What the engine holds would be asked for again.
+        if self.query(move |engine, _| engine.holds(id)).await != Some(false) {
+            return Err(DropError::StillQueued);
+        }
+        match self.shared.commit(Work::Remove { id }, None).await {
+            Some(CommitOutcome::Written) => {
+                self.shared.quarantine.remove(id);
+                Ok(())
+            }
+            outcome => Err(DropError::Spool(format!("{outcome:?}"))),
         }
     }
 

@@ -7,6 +7,7 @@ use crate::counters::Counters;
 use crate::engine_loop::Mail;
 use crate::health::{Health, SpoolSettings};
 use crate::phase::{Course, Phase};
+use crate::quarantine::Quarantine;
 use crate::record::{RecordEvent, Recorder};
 use crate::world::World;
 use kumo_core::commit::{CommitOutcome, Work};
@@ -78,6 +79,7 @@ pub(crate) struct Shared<W: World> {
     pub sync: bool,
     pub store_deadline: Duration,
     pub health: Health,
+    pub quarantine: Quarantine,
     pub engine: mpsc::Sender<Mail>,
     pub committer: mpsc::Sender<Submission>,
     /// Never longer than the engine's messages: one conclusion for each at a time.
@@ -130,6 +132,10 @@ impl std::fmt::Display for LoadError {
     }
 }
 
+fn damaged(id: SpoolId, why: &str) -> LoadError {
+    LoadError::Damaged(format!("the spool's record of message {id} is damaged: {why}"))
+}
+
 impl<W: World> Shared<W> {
     pub fn new(parts: Parts<W>) -> Shared<W> {
         let health = Health::new(&parts.spool, parts.world.spool().is_atomic_across_families());
@@ -141,6 +147,7 @@ impl<W: World> Shared<W> {
             sync: parts.spool.sync(),
             store_deadline: parts.spool.store_deadline(),
             health,
+            quarantine: Quarantine::default(),
             engine: parts.engine,
             committer: parts.committer,
             conclusions: parts.conclusions,
@@ -238,6 +245,10 @@ impl<W: World> Shared<W> {
         if let Some(message) = self.messages.get(id) {
             return Ok(message);
         }
+        // To meet the damage anew at each attempt would shut the gate each time.
+        if let Some(why) = self.quarantine.why(id) {
+            return Err(damaged(id, &why));
+        }
         let meta = self.load_envelope(id).await?;
         let data = match self.get(Family::Data, id).await {
             Err(LoadError::Missing) => Err(self.damaged(id, "its content isn't in the spool")),
@@ -268,12 +279,14 @@ impl<W: World> Shared<W> {
         }
     }
 
-    /// Says so once for each look at it; the record stays where it is, for an operator to see to.
+    /// Says so once; the record stays where it is, for an operator to see to.
     pub fn damaged(&self, id: SpoolId, why: &str) -> LoadError {
         reached(Mark::RecordQuarantined);
-        self.counters.quarantined.add(1);
-        tracing::error!(%id, "the spool's record of message {id} is damaged and left alone: {why}");
-        LoadError::Damaged(format!("the spool's record of message {id} is damaged: {why}"))
+        if self.quarantine.add(id, why) {
+            self.counters.quarantined.add(1);
+            tracing::error!(%id, "the spool's record of message {id} is damaged and left alone: {why}");
+        }
+        damaged(id, why)
     }
 
     // ---- What the engine doesn't hold ------------------------------------------------------------------

@@ -10,7 +10,7 @@ use kumo_core::message::{Envelope, Message};
 use kumo_core::recipients::RecipientSet;
 use kumo_core::smtp::server::Submitted;
 use kumo_core::time::Duration;
-use kumo_driver::node::{SpoolSettings, Handle, JournalLimits, Node, NodeConfig};
+use kumo_driver::node::{Handle, JournalLimits, Node, NodeConfig, SpoolSettings};
 use memory::{Disk, FixedPolicy, MemoryWorld};
 use std::collections::BTreeMap;
 use tokio::time::timeout;

@@ -15,7 +15,7 @@ use kumo_core::port::{
     DialRequest, Family, Listener, Network, Spool, SpoolOperation, Stream, SyncMode,
 };
 use kumo_core::time::Duration;
-use kumo_driver::node::{SpoolSettings, JournalLimits, Node, NodeConfig};
+use kumo_driver::node::{JournalLimits, Node, NodeConfig, SpoolSettings};
 use memory::{FixedPolicy, MemoryNetwork, MemoryWorld, Pipe};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;

@@ -2,8 +2,8 @@
 local kumo = require 'kumo'
 
 kumo.on('init', function()
-  kumo.define_spool { name = 'data', path = '@HOME@/spool' }
-  kumo.define_spool { name = 'meta', path = '@HOME@/spool' }
+  kumo.define_spool { name = 'data', path = '@HOME@/spool', min_free_space = 1000000 }
+  kumo.define_spool { name = 'meta', path = '@HOME@/spool', min_free_space = 1000000 }
   kumo.start_esmtp_listener { listen = '127.0.0.1:0' }
 end)
 

@@ -240,6 +240,60 @@ pub struct Scheduling {
     pub expires: Moment,
 }
 
+/// How the spool's stores are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StoreHealth {
+    pub stores: Vec<SpoolStore>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SpoolStore {
+    pub path: String,
+    /// `data`, `meta`, or both.
+    pub holds: Vec<String>,
+    pub accepts_writes: bool,
+    /// Why not, and what comes next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    pub free_octets: u64,
+    pub free_inodes: u64,
+    pub background_errors: u64,
+    pub write_stopped: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompactRequest {
+    /// `data` or `meta`.
+    pub name: String,
+}
+
+/// Damaged messages that were met since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SpoolTroubles {
+    pub messages: Vec<QuarantinedMessage>,
+    /// All of them; the list has a limit.
+    pub found: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QuarantinedMessage {
+    pub id: String,
+    pub why: String,
+}
+
+/// A message's records as they lie in the spool, in base64; or why one can't be read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExportedRecord {
+    pub id: String,
+    pub meta: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meta_error: Option<String>,
+    pub data: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_error: Option<String>,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct InjectResponse {
     pub success_count: u64,

@@ -16,17 +16,13 @@ use kumo_core::engine::explain;
 use kumo_core::engine::listing::{Counts, ReadySummary, ScheduledSummary};
 use kumo_core::id::SpoolId;
 use kumo_core::message::Message;
-use kumo_core::port::{Family, Host, Spool};
+use kumo_core::port::Host;
 use kumo_core::queue_name::QueueName;
+use kumo_driver::node::StoreReport;
 use serde::Deserialize;
-use std::time::Duration;
-use tokio::time::timeout;
-
-/// For the file system to say how much room it has.
-const FREE_SPACE: Duration = Duration::from_secs(2);
 
 pub async fn liveness(State(operations): State<Operations>) -> Response {
-    match operations.handle.unavailable() {
+    match operations.handle.not_live() {
         None => (StatusCode::OK, "OK").into_response(),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
     }
@@ -82,7 +78,7 @@ async fn with_snapshot(
     let seen = operations.handle.query(|engine, _| see(engine)).await;
     let Seen { counts, messages, scheduled, ready } = seen.ok_or_else(ApiError::stopping)?;
     let world = operations.handle.world();
-    let spools = spools(operations).await;
+    let spools = spools(operations);
     let logs = world.logger.counters();
     let logs = logs.map(|counters| LogSnapshot { counters, waiting: world.logger.waiting() });
     Ok(render(&Snapshot {
@@ -98,25 +94,15 @@ async fn with_snapshot(
     }))
 }
 
-async fn spools(operations: &Operations) -> Vec<SpoolSnapshot> {
-    let (data, meta) = &operations.spool_paths;
-    let families = match data == meta {
-        true => vec![("data and meta", data, Family::Data)],
-        false => vec![("data", data, Family::Data), ("meta", meta, Family::Meta)],
+fn spools(operations: &Operations) -> Vec<SpoolSnapshot> {
+    let snapshot = |store: StoreReport| SpoolSnapshot {
+        name: store.holds.join(" and "),
+        path: store.path,
+        properties: store.properties,
+        free: (store.free.octets_total > 0).then_some(store.free),
+        load_shed: store.latched,
     };
-    let spool = &operations.handle.world().spool;
-    let mut spools = Vec::new();
-    for (name, path, family) in families {
-        let free = timeout(FREE_SPACE, spool.free_space(family)).await.ok().and_then(Result::ok);
-        spools.push(SpoolSnapshot {
-            name: name.into(),
-            path: path.clone(),
-            properties: spool.properties(family),
-            free,
-            load_shed: false,
-        });
-    }
-    spools
+    operations.handle.spool_health().into_iter().map(snapshot).collect()
 }
 
 // ---- Queues -----------------------------------------------------------------------------------------------

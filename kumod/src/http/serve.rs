@@ -1,7 +1,7 @@
 //! Accepting HTTP connections, and who may ask what. Invariant: every wait for a client has a deadline, every body a limit,
 //! the number of connections too; the guard stands before every route but liveness.
 use super::errors::ApiError;
-use super::{admin, inject, inspect};
+use super::{admin, inject, inspect, spool};
 use crate::diagnostics::Diagnostics;
 use crate::world::RealWorld;
 use axum::Router;
@@ -41,8 +41,6 @@ const CONNECTIONS: usize = 4_096;
 pub struct Operations {
     pub handle: Handle<RealWorld>,
     pub diagnostics: Diagnostics,
-    /// Folders of the spool, `data` and `meta`.
-    pub spool_paths: (String, String),
 }
 
 /// Who asks.
@@ -78,6 +76,13 @@ fn router(body_limit: usize) -> Router<Operations> {
         .route("/api/admin/inspect-message/v1", get(inspect::message))
         .route("/api/admin/queue-summary/v1", get(inspect::queue_summary))
         .route("/api/admin/explain/v1", get(inspect::explain))
+        .route("/api/admin/spool-health/v1", get(spool::health))
+        .route("/api/admin/spool-compact/v1", post(spool::compact))
+        .route(
+            "/api/admin/spool-quarantine/v1",
+            get(spool::quarantine).delete(spool::drop_quarantined),
+        )
+        .route("/api/admin/spool-quarantine-export/v1", get(spool::export))
         .layer(DefaultBodyLimit::max(body_limit))
         .layer(middleware::from_fn(guard))
 }

@@ -46,14 +46,26 @@ pub fn register(
     time_module::register(lua, &kumo)?;
     register_logging(lua, &kumo)?;
     register_without_effect(lua, &kumo, program)?;
-    let shared = shared.clone();
+    let (shared, collected) = (shared.clone(), shared.clone());
     let failed = lua.create_function(move |_, ()| {
         lock(&shared).validation_failed = true;
         Ok(())
     })?;
     kumo.raw_set("validation_failed", failed)?;
+    register_suspension(lua, &kumo, collected)?;
     forbid_unknown_names(lua, &kumo)?;
     lua.register_module("kumo", kumo)
+}
+
+fn register_suspension(lua: &Lua, kumo: &Table, collected: Shared) -> mlua::Result<()> {
+    const NAME: &str = "suspend_delivery_when_spool_unhealthy";
+    let function = lua.create_function(move |lua, suspend: bool| {
+        let mut collected = lock(&collected);
+        setup::expect_init(lua, &collected, &format!("kumo.{NAME}"))?;
+        collected.setup.suspend_delivery_when_spool_unhealthy = suspend;
+        Ok(())
+    })?;
+    kumo.raw_set(NAME, function)
 }
 
 fn forbid_unknown_names(lua: &Lua, kumo: &Table) -> mlua::Result<()> {

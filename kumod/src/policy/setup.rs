@@ -11,12 +11,26 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 /// What `init` asked for, each in order.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Setup {
     pub esmtp_listeners: Vec<EsmtpListener>,
     pub http_listeners: Vec<HttpListener>,
     pub spools: Vec<SpoolDefinition>,
     pub local_logs: Option<LocalLogs>,
+    /// Whether delivery pauses while the spool takes nothing (seed.md 2.5).
+    pub suspend_delivery_when_spool_unhealthy: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup {
+            esmtp_listeners: Vec::new(),
+            http_listeners: Vec::new(),
+            spools: Vec::new(),
+            local_logs: None,
+            suspend_delivery_when_spool_unhealthy: true,
+        }
+    }
 }
 
 /// A function that policy registered.

@@ -40,8 +40,8 @@ impl Home {
         let text = format!(
             "local kumo = require 'kumo'
              kumo.on('init', function()
-               kumo.define_spool {{ name = 'data', path = '{data}' }}
-               kumo.define_spool {{ name = 'meta', path = '{meta}' }}
+               kumo.define_spool {{ name = 'data', path = '{data}', min_free_space = 1000000 }}
+               kumo.define_spool {{ name = 'meta', path = '{meta}', min_free_space = 1000000 }}
                kumo.configure_local_logs {{ log_dir = '{logs}' }}
                kumo.start_esmtp_listener {{ listen = '127.0.0.1:0', {listener} }}
              end)

@@ -4,8 +4,8 @@ local kumo = require 'kumo'
 
 kumo.on('init', function()
   kumo.start_esmtp_listener { listen = '127.0.0.1:@LISTEN_PORT@', hostname = 'kumod.bench.test' }
-  kumo.define_spool { name = 'data', path = '@DIR@/spool' }
-  kumo.define_spool { name = 'meta', path = '@DIR@/spool' }
+  kumo.define_spool { name = 'data', path = '@DIR@/spool', min_free_space = 1000000 }
+  kumo.define_spool { name = 'meta', path = '@DIR@/spool', min_free_space = 1000000 }
   kumo.configure_local_logs { log_dir = '@DIR@/logs' }
 end)
 

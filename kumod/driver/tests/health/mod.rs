@@ -83,10 +83,8 @@ async fn nothing_is_delivered_or_written_while_the_gate_is_shut() {
     config.spool.data.rocks_params.error_unlatch_duration = Some(Duration::from_secs(3));
     let node = Node::start(world.clone(), config).await.unwrap();
     assert!(try_to_send(&world).await.starts_with("250"));
-    until("the first attempt to fail", || {
-        kinds(&world).contains(&RecordKind::TransientFailure)
-    })
-    .await;
+    until("the first attempt to fail", || kinds(&world).contains(&RecordKind::TransientFailure))
+        .await;
     ailing(|ills| ills.writes = Some(SpoolErrorKind::Corruption), &world);
     assert!(try_to_send(&world).await.starts_with(UNHEALTHY));
     let tried = world.spool.ills.lock().unwrap().writes_tried;
@@ -95,7 +93,8 @@ async fn nothing_is_delivered_or_written_while_the_gate_is_shut() {
     let lines = world.lines.lines.lock().unwrap().clone();
     let delayed = lines.iter().find(|line| line.kind == RecordKind::Delayed).unwrap();
     assert_eq!(delayed.code, 451);
-    let expected = "KumoMTA internal: delivery suspended: spool unhealthy: the spool is not accepting writes";
+    let expected =
+        "KumoMTA internal: delivery suspended: spool unhealthy: the spool is not accepting writes";
     assert_eq!(delayed.text, expected);
     assert_eq!(world.spool.ills.lock().unwrap().writes_tried, tried, "nothing is tried meanwhile");
     assert!(!kinds(&world).contains(&RecordKind::Delivery));
@@ -114,13 +113,12 @@ async fn delivery_goes_on_where_policy_wants_it_to() {
     config.spool.data.rocks_params.allow_error_unlatch = Some(false);
     let node = Node::start(world.clone(), config).await.unwrap();
     assert!(try_to_send(&world).await.starts_with("250"));
-    until("the first attempt to fail", || {
-        kinds(&world).contains(&RecordKind::TransientFailure)
-    })
-    .await;
+    until("the first attempt to fail", || kinds(&world).contains(&RecordKind::TransientFailure))
+        .await;
     ailing(|ills| ills.writes = Some(SpoolErrorKind::Io), &world);
     assert!(try_to_send(&world).await.starts_with(UNHEALTHY));
-    until("it to be delivered all the same", || kinds(&world).contains(&RecordKind::Delivery)).await;
+    until("it to be delivered all the same", || kinds(&world).contains(&RecordKind::Delivery))
+        .await;
     timeout(PATIENCE, node.stop()).await.expect("a stop ends in time, and takes a last chance");
 }
 

@@ -96,6 +96,40 @@ pub enum Command {
         /// A level, or `target=level` parts separated by commas
         filter: String,
     },
+    /// Shows how the spool's stores are: whether they take writes, why not, and what comes next
+    #[command(after_help = "Example: kcli spool-health --json")]
+    SpoolHealth(Form),
+    /// Compacts a store of the spool, so that the room of removed messages is free at once
+    ///
+    /// Prints nothing if all went well. It reads and writes everything in the store; mail goes on meanwhile. It goes on to its end
+    /// even if this command is stopped: the metric rocks_spool_num_running_compactions shows it.
+    #[command(after_help = "Example: kcli spool-compact --name data")]
+    SpoolCompact {
+        /// data or meta
+        #[arg(long, value_name = "NAME")]
+        name: String,
+    },
+    /// Lists messages whose records in the spool are damaged, as far as they were met since the start
+    SpoolListQuarantine(Form),
+    /// Prints the records of a message as they lie in the spool, in base64 (JSON)
+    #[command(
+        after_help = "Example: kcli spool-export-quarantine 4fb2a3c60b7d11f080009d3c1a2b4e5f | jq -r .data | base64 -d"
+    )]
+    SpoolExportQuarantine {
+        /// As `kcli spool-list-quarantine` shows it
+        id: String,
+    },
+    /// Removes a damaged message from the spool, for ever
+    #[command(
+        after_help = "Example: kcli spool-drop-quarantine --dry-run 4fb2a3c60b7d11f080009d3c1a2b4e5f"
+    )]
+    SpoolDropQuarantine {
+        /// As `kcli spool-list-quarantine` shows it
+        id: String,
+        /// Remove nothing; say whether it is in quarantine
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Says what will happen next with a message, a queue or a source, when, and why not sooner
     #[command(after_help = "Examples:
   kcli explain message 4fb2a3c60b7d11f080009d3c1a2b4e5f

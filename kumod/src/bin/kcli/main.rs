@@ -7,6 +7,7 @@ mod inspect;
 mod output;
 mod queues;
 mod server;
+mod spool;
 mod suspend;
 #[cfg(test)]
 mod tests;
@@ -47,7 +48,8 @@ fn print(text: &str) -> Result<(), Failure> {
 
 /// What is to be printed.
 async fn run(arguments: Arguments) -> Result<String, Failure> {
-    let mut server = Server::new(arguments.endpoint, arguments.timeout);
+    let endpoint = arguments.endpoint;
+    let mut server = Server::new(endpoint.clone(), arguments.timeout);
     match arguments.command {
         Command::QueueSummary(wanted) => queues::summary(&mut server, &wanted).await,
         Command::Bounce(order) => bounce::order(&mut server, &order).await,
@@ -63,6 +65,18 @@ async fn run(arguments: Arguments) -> Result<String, Failure> {
             inspect::message(&mut server, &id, want_body).await
         }
         Command::SetLogFilter { filter } => inspect::set_log_filter(&mut server, filter).await,
+        Command::SpoolHealth(form) => spool::health(&mut server, form).await,
+        Command::SpoolCompact { name } => {
+            // It may take long, and ends whether or not anybody waits.
+            let patience = arguments.timeout.max(spool::COMPACTION);
+            let mut server = Server::new(endpoint, patience);
+            spool::compact(&mut server, &name).await
+        }
+        Command::SpoolListQuarantine(form) => spool::quarantine(&mut server, form).await,
+        Command::SpoolExportQuarantine { id } => spool::export(&mut server, &id).await,
+        Command::SpoolDropQuarantine { id, dry_run } => {
+            spool::drop(&mut server, &id, dry_run).await
+        }
         Command::Explain { subject } => explain::explain(&mut server, &subject).await,
     }
 }
