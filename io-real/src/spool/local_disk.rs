@@ -5,11 +5,13 @@
 //! A batch isn't atomic. What a value holds is somebody else's business.
 use super::directory;
 use super::lock::LockFile;
-use super::store::{Backend, ScanRequest, Scanned, closed, io_error};
+use super::store::{AtOpen, Backend, Purpose, ScanRequest, Scanned, closed, io_error};
 use bytes::Bytes;
 use kumo_core::id::SpoolId;
 use kumo_core::limits;
-use kumo_core::port::{Family, ScanPage, SpoolError, SpoolOperation, SpoolProperties, SyncMode};
+use kumo_core::port::{
+    Family, ScanPage, SpoolError, SpoolErrorKind, SpoolOperation, SpoolProperties, SyncMode,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -28,6 +30,7 @@ const FILE_NAME_DIGITS: usize = 24;
 
 pub(super) struct LocalDisk {
     root: PathBuf,
+    read_only: bool,
     closed: AtomicBool,
     writer: Mutex<Writer>,
 }
@@ -50,19 +53,29 @@ struct Unsynced {
 impl LocalDisk {
     /// `root` has been prepared. Removes the files in `new/`.
     pub fn open(root: &Path) -> Result<LocalDisk, SpoolError> {
-        let lock = LockFile::take(root)?;
+        let spool = LocalDisk::new(root, Purpose::Serve)?;
         for folder in ["new", "data"] {
             let path = root.join(folder);
             directory::make_folder(&path).map_err(|error| io_error(&path, "making it", &error))?;
         }
         directory::sync_folder(root).map_err(|error| io_error(root, "syncing it", &error))?;
-        let spool = LocalDisk {
-            root: root.to_owned(),
-            closed: AtomicBool::new(false),
-            writer: Mutex::new(Writer { lock: Some(lock), unsynced: Unsynced::default() }),
-        };
         spool.empty_new().map_err(|error| io_error(&root.join("new"), "emptying it", &error))?;
         Ok(spool)
+    }
+
+    /// What is there, with nothing made and nothing removed.
+    pub fn open_to_read(root: &Path) -> Result<LocalDisk, SpoolError> {
+        LocalDisk::new(root, Purpose::Check)
+    }
+
+    fn new(root: &Path, purpose: Purpose) -> Result<LocalDisk, SpoolError> {
+        let lock = Some(LockFile::take(root, purpose)?);
+        Ok(LocalDisk {
+            root: root.to_owned(),
+            read_only: purpose == Purpose::Check,
+            closed: AtomicBool::new(false),
+            writer: Mutex::new(Writer { lock, unsynced: Unsynced::default() }),
+        })
     }
 
     fn empty_new(&self) -> io::Result<()> {
@@ -178,7 +191,7 @@ impl LocalDisk {
 
     /// Folders are made and removed only under the writer's lock, so that none goes while a file is on its way in.
     fn prune_all(&self, folders: &[PathBuf]) {
-        if folders.is_empty() {
+        if folders.is_empty() || self.read_only {
             return;
         }
         let Ok(mut writer) = self.writer() else { return };
@@ -239,6 +252,10 @@ impl LocalDisk {
 impl Backend for LocalDisk {
     fn apply(&self, batch: &[SpoolOperation], sync: SyncMode) -> Result<(), SpoolError> {
         let mut writer = self.writer()?;
+        if self.read_only {
+            let text = format!("{} was opened to be read only", self.root.display());
+            return Err(SpoolError { kind: SpoolErrorKind::Other, text });
+        }
         let mut outcome: BTreeMap<SpoolId, Option<&Bytes>> = BTreeMap::new();
         for operation in batch {
             match operation {
@@ -328,8 +345,8 @@ impl Backend for LocalDisk {
         SpoolProperties::default()
     }
 
-    fn damage_at_open(&self) -> Vec<String> {
-        Vec::new()
+    fn found_at_open(&self) -> AtOpen {
+        AtOpen::default()
     }
 
     /// Whatever can't be read is met by the scan.
