@@ -5,6 +5,8 @@
 mod find;
 mod findings;
 mod quarantine;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use super::local_disk::LocalDisk;
