@@ -75,7 +75,7 @@ pub struct Findings {
     /// No damage, but good to know.
     pub notes: Vec<String>,
     /// Messages with anything wrong.
-    wrong: u64,
+    pub wrong: u64,
     pub repair: Option<Repair>,
 }
 
