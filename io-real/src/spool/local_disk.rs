@@ -5,7 +5,7 @@
 //! A batch isn't atomic. What a value holds is somebody else's business.
 use super::directory;
 use super::lock::LockFile;
-use super::store::{AtOpen, Backend, Purpose, ScanRequest, Scanned, closed, io_error};
+use super::store::{Backend, Found, Purpose, ScanRequest, Scanned, closed, io_error};
 use bytes::Bytes;
 use kumo_core::id::SpoolId;
 use kumo_core::limits;
@@ -24,6 +24,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const WRITTEN_TOGETHER: usize = 64;
 /// Empty folders that one page of a scan removes.
 const PRUNED_TOGETHER: usize = 1_024;
+/// Files of somebody else that are warned of, each once, and named to whoever asks.
+const FOREIGN_KEPT: usize = 64;
 /// Folders above a file, below `data/`, each named by two digits.
 const FOLDER_DEPTH: usize = 4;
 const FILE_NAME_DIGITS: usize = 24;
@@ -32,6 +34,8 @@ pub(super) struct LocalDisk {
     root: PathBuf,
     read_only: bool,
     closed: AtomicBool,
+    /// Paths below `data/` that aren't of the spool, some of them.
+    foreign: Mutex<BTreeSet<PathBuf>>,
     writer: Mutex<Writer>,
 }
 
@@ -74,6 +78,7 @@ impl LocalDisk {
             root: root.to_owned(),
             read_only: purpose == Purpose::Check,
             closed: AtomicBool::new(false),
+            foreign: Mutex::default(),
             writer: Mutex::new(Writer { lock, unsynced: Unsynced::default() }),
         })
     }
@@ -201,6 +206,15 @@ impl LocalDisk {
         writer.unsynced.limit();
     }
 
+    fn remember_foreign(&self, paths: Vec<PathBuf>) {
+        let mut foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        for path in paths {
+            if foreign.len() < FOREIGN_KEPT && foreign.insert(path.clone()) {
+                tracing::warn!(path = %path.display(), "not a file of the spool: left alone");
+            }
+        }
+    }
+
     fn flush(&self, unsynced: &mut Unsynced) -> Result<(), SpoolError> {
         unsynced.check()?;
         let Err((path, error)) = self.sync_folders(unsynced) else {
@@ -322,9 +336,11 @@ impl Backend for LocalDisk {
             keys: Vec::new(),
             empty: Vec::new(),
             damaged: Vec::new(),
+            foreign: Vec::new(),
         };
         walk.descend(&self.data(), "")?;
         self.prune_all(&walk.empty);
+        self.remember_foreign(walk.foreign);
         let mut page = ScanPage { damaged: walk.damaged, ..ScanPage::default() };
         if walk.keys.len() > limit {
             page.next = walk.keys.pop();
@@ -345,8 +361,10 @@ impl Backend for LocalDisk {
         SpoolProperties::default()
     }
 
-    fn found_at_open(&self) -> AtOpen {
-        AtOpen::default()
+    fn found(&self) -> Found {
+        let foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        let note = |path: &PathBuf| format!("{}: not a file of the spool", path.display());
+        Found { notes: foreign.iter().map(note).collect(), ..Found::default() }
     }
 
     /// Whatever can't be read is met by the scan.
@@ -376,6 +394,7 @@ struct Walk {
     keys: Vec<SpoolId>,
     empty: Vec<PathBuf>,
     damaged: Vec<String>,
+    foreign: Vec<PathBuf>,
 }
 
 impl Walk {
@@ -407,8 +426,9 @@ impl Walk {
         let expected = if is_file { FILE_NAME_DIGITS } else { 2 };
         let lower = name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         if name.len() != expected || !lower {
-            let path = folder.join(name);
-            tracing::warn!(path = %path.display(), "not a file of the spool: left alone");
+            if self.foreign.len() < FOREIGN_KEPT {
+                self.foreign.push(folder.join(name));
+            }
             return Ok(());
         }
         let wanted_from = self.from.get(..digits.len()).unwrap_or("");

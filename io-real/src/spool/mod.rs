@@ -62,7 +62,7 @@ impl RealSpool {
     /// What was found damaged, and passed over, when the stores were opened; also when opened again.
     pub fn damage_at_open(&self) -> Vec<String> {
         let (one, other) = self.stores();
-        let found = [Some(one), other].into_iter().flatten().map(Store::found_at_open);
+        let found = [Some(one), other].into_iter().flatten().map(Store::found);
         found.flat_map(|found| [found.log_damage, found.table_damage].concat()).collect()
     }
 

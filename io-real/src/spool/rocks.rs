@@ -5,14 +5,13 @@
 //! `use_fsync` is left alone: fdatasync is as durable, and what is synced is said with each write.
 mod options;
 mod scan;
+mod shadow;
 #[cfg(test)]
 mod tests;
 mod wal;
 
 use super::lock::LockFile;
-use super::store::{
-    AtOpen, Backend, MemoryBudget, Purpose, ScanRequest, Scanned, closed, io_error,
-};
+use super::store::{Backend, Found, MemoryBudget, Purpose, ScanRequest, Scanned, closed, io_error};
 use bytes::Bytes;
 use kumo_core::config::service::RocksParams;
 use kumo_core::id::SpoolId;
@@ -24,6 +23,7 @@ use rocksdb::{
     BottommostLevelCompaction, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, Error,
     ErrorKind, Options, WaitForCompactOptions, WriteBatch, WriteOptions, properties,
 };
+use shadow::Shadow;
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,9 +43,11 @@ pub(super) struct Rocks {
     families: Vec<(Family, RocksParams)>,
     /// Where it isn't open, what every call gets: that it is closed, or why it couldn't be opened again.
     database: RwLock<Result<DB, SpoolError>>,
+    /// Where the database was opened instead. Outlives it.
+    shadow: Mutex<Option<Shadow>>,
     /// Kept until closed, also while the database is shut for a moment.
     lock: Mutex<Option<LockFile>>,
-    found: Mutex<AtOpen>,
+    found: Mutex<Found>,
     /// Something was damaged when it was opened, in this life or in an earlier one whose copy of the logs is still there.
     may_lack_records: AtomicBool,
 }
@@ -63,7 +65,8 @@ impl Rocks {
             families,
             lock: Mutex::new(Some(LockFile::take(path, purpose)?)),
             database: RwLock::new(Err(closed(path))),
-            found: Mutex::new(AtOpen::default()),
+            shadow: Mutex::new(None),
+            found: Mutex::new(Found::default()),
             may_lack_records: AtomicBool::new(false),
         };
         *rocks.exclusive() = Ok(rocks.open_database()?);
@@ -92,7 +95,8 @@ impl Rocks {
         }
         self.open_leniently(Leniency {
             skip_damaged_wal: !torn.is_empty() || !damaged.is_empty(),
-            accept_missing_wal: !damaged.is_empty(),
+            // Reading only, it can wait until one is missed: see `shadow`.
+            accept_missing_wal: !damaged.is_empty() && self.purpose != Purpose::Check,
             skip_damaged_tables: false,
         })
     }
@@ -129,19 +133,28 @@ impl Rocks {
         for (family, params) in &self.families {
             let mut options = options::family(params, &cache)?;
             // Compaction may be of another style than kumod's, and it stops at damage.
-            options.set_disable_auto_compactions(self.purpose == Purpose::Repair);
+            options.set_disable_auto_compactions(self.purpose != Purpose::Serve);
             descriptors.push(ColumnFamilyDescriptor::new(name(*family), options));
         }
-        if self.purpose == Purpose::Check {
-            options::leave_no_trace(&mut database);
-            return Ok(DB::open_cf_descriptors_read_only(
-                &database,
-                &self.path,
-                descriptors,
-                false,
-            ));
+        if self.purpose != Purpose::Check {
+            return Ok(DB::open_cf_descriptors(&database, &self.path, descriptors));
         }
-        Ok(DB::open_cf_descriptors(&database, &self.path, descriptors))
+        options::leave_no_trace(&mut database);
+        if leniency.accept_missing_wal {
+            let path = self.make_shadow()?;
+            return Ok(DB::open_cf_descriptors(&database, path, descriptors));
+        }
+        Ok(DB::open_cf_descriptors_read_only(&database, &self.path, descriptors, false))
+    }
+
+    fn make_shadow(&self) -> Result<PathBuf, SpoolError> {
+        let made = Shadow::of(&self.path).map_err(|error| {
+            let what = "copying its logs to a temporary folder (the variable TMPDIR names another)";
+            io_error(&self.path, what, &error)
+        })?;
+        let path = made.path().to_owned();
+        *self.shadow.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
+        Ok(path)
     }
 
     fn pass_over_log_damage(&self, what: &str) -> Result<(), SpoolError> {
@@ -170,7 +183,7 @@ impl Rocks {
         ))
     }
 
-    fn report(&self, line: String, kind: fn(&mut AtOpen) -> &mut Vec<String>) {
+    fn report(&self, line: String, kind: fn(&mut Found) -> &mut Vec<String>) {
         tracing::error!("{line}");
         self.may_lack_records.store(true, Ordering::Release);
         self.keep(line, kind);
@@ -180,7 +193,7 @@ impl Rocks {
         self.keep(line, |found| &mut found.notes);
     }
 
-    fn keep(&self, line: String, kind: fn(&mut AtOpen) -> &mut Vec<String>) {
+    fn keep(&self, line: String, kind: fn(&mut Found) -> &mut Vec<String>) {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = kind(&mut found);
         if lines.len() < LINES_KEPT {
@@ -271,6 +284,7 @@ impl Backend for Rocks {
         };
         self.cancel_background_work();
         *self.exclusive() = Err(closed(&self.path));
+        *self.shadow.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
         synced
     }
@@ -305,7 +319,7 @@ impl Backend for Rocks {
         }
     }
 
-    fn found_at_open(&self) -> AtOpen {
+    fn found(&self) -> Found {
         self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -341,6 +355,8 @@ impl Obstacle {
         match error.kind() {
             // It blames the MANIFEST for tables as well.
             ErrorKind::Corruption if names(&[".sst", ".blob"]) => Obstacle::Table,
+            // What the MANIFEST says about the logs isn't true of them.
+            ErrorKind::Corruption if names(&["Missing WAL", "Size mismatch: WAL"]) => Obstacle::Wal,
             ErrorKind::Corruption if names(&["MANIFEST", "CURRENT"]) => Obstacle::Other,
             // Not all of what it says about logs names them.
             ErrorKind::Corruption => Obstacle::Wal,

@@ -45,7 +45,7 @@ pub(super) trait Backend: Send + Sync + 'static {
     fn scan(&self, request: ScanRequest) -> Result<Scanned, SpoolError>;
     fn compact(&self, family: Family) -> Result<(), SpoolError>;
     fn properties(&self, family: Family) -> SpoolProperties;
-    fn found_at_open(&self) -> AtOpen;
+    fn found(&self) -> Found;
     fn may_lack_records(&self) -> bool;
     fn memory_budget(&self) -> MemoryBudget {
         MemoryBudget::default()
@@ -64,8 +64,8 @@ pub(super) enum Purpose {
 
 /// What was found when a store was opened, also when opened again. Each is a line for the operator.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct AtOpen {
-    /// No damage, but good to know.
+pub(super) struct Found {
+    /// No damage, but good to know. Those of files come from scans.
     pub notes: Vec<String>,
     pub log_damage: Vec<String>,
     pub table_damage: Vec<String>,
@@ -155,8 +155,8 @@ impl Store {
         self.backend.memory_budget()
     }
 
-    pub fn found_at_open(&self) -> AtOpen {
-        self.backend.found_at_open()
+    pub fn found(&self) -> Found {
+        self.backend.found()
     }
 
     pub fn may_lack_records(&self) -> bool {
@@ -281,8 +281,8 @@ mod tests {
         fn properties(&self, _: Family) -> SpoolProperties {
             SpoolProperties::default()
         }
-        fn found_at_open(&self) -> AtOpen {
-            AtOpen::default()
+        fn found(&self) -> Found {
+            Found::default()
         }
         fn may_lack_records(&self) -> bool {
             false

@@ -33,9 +33,12 @@ impl Report {
             id.to_string()
         });
         let orphans = count(found.orphans.count, "body", "bodies");
-        list(&mut text, &format!("{orphans} without an envelope"), &found.orphans, |id| {
-            id.to_string()
-        });
+        let doubt = match found.may_lack_records() {
+            true => ", which may be in what is damaged",
+            false => "",
+        };
+        let title = format!("{orphans} without an envelope{doubt}");
+        list(&mut text, &title, &found.orphans, |id| id.to_string());
         let unreadable = count(found.unreadable.count, "record", "records");
         let title = format!("{unreadable} that can't be read");
         list(&mut text, &title, &found.unreadable, describe);
@@ -203,6 +206,17 @@ mod tests {
         assert_eq!(json["unreadable_ranges"]["first"].as_array().unwrap().len(), LISTED);
         assert_eq!(json["outcome"], "damaged");
         assert_eq!(report.exit_code(), 3);
+    }
+
+    #[test]
+    fn where_something_is_lost_a_body_alone_may_not_be_an_orphan() {
+        let mut findings = Findings::default();
+        findings.orphans.push(SpoolId([0xab; 16]));
+        assert!(report(findings.clone()).text().contains("1 body without an envelope:\n"));
+        findings.log_damage.push("a log is damaged".into());
+        let text = report(findings).text();
+        let title = "1 body without an envelope, which may be in what is damaged:\n";
+        assert!(text.contains(title), "{text}");
     }
 
     #[test]

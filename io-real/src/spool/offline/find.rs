@@ -21,7 +21,7 @@ pub(super) struct Place {
     pub path: PathBuf,
 }
 
-pub(super) enum Found {
+pub(super) enum Layout {
     Shared(PathBuf),
     Split { data: Place, meta: Place },
 }
@@ -32,21 +32,21 @@ impl Place {
     }
 }
 
-impl Found {
+impl Layout {
     pub fn kind(&self, family: Family) -> SpoolKind {
         match (self, family) {
-            (Found::Shared(_), _) => SpoolKind::RocksDB,
-            (Found::Split { data, .. }, Family::Data) => data.kind,
-            (Found::Split { meta, .. }, Family::Meta) => meta.kind,
+            (Layout::Shared(_), _) => SpoolKind::RocksDB,
+            (Layout::Split { data, .. }, Family::Data) => data.kind,
+            (Layout::Split { meta, .. }, Family::Meta) => meta.kind,
         }
     }
 }
 
-impl fmt::Display for Found {
+impl fmt::Display for Layout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Found::Shared(path) => write!(f, "{} (RocksDB, data and meta)", path.display()),
-            Found::Split { data, meta } => write!(
+            Layout::Shared(path) => write!(f, "{} (RocksDB, data and meta)", path.display()),
+            Layout::Split { data, meta } => write!(
                 f,
                 "{} ({:?}, data) and {} ({:?}, meta)",
                 data.path.display(),
@@ -58,7 +58,7 @@ impl fmt::Display for Found {
     }
 }
 
-pub(super) fn find(folders: &[PathBuf]) -> Result<Found, SpoolError> {
+pub(super) fn find(folders: &[PathBuf]) -> Result<Layout, SpoolError> {
     let mut folders: Vec<PathBuf> =
         folders.iter().map(|path| real_name(path)).collect::<Result<_, _>>()?;
     folders.dedup();
@@ -71,12 +71,12 @@ pub(super) fn find(folders: &[PathBuf]) -> Result<Found, SpoolError> {
     }
 }
 
-fn find_in_one(path: &Path) -> Result<Found, SpoolError> {
+fn find_in_one(path: &Path) -> Result<Layout, SpoolError> {
     match store_at(path)? {
         Some(SpoolKind::RocksDB) => find_shared(path),
         Some(SpoolKind::LocalDisk) => Err(other_half_missing(path, "data or meta")),
         None => match [path.join("data"), path.join("meta")].map(|path| store_at(&path)) {
-            [Ok(Some(data)), Ok(Some(meta))] => Ok(Found::Split {
+            [Ok(Some(data)), Ok(Some(meta))] => Ok(Layout::Split {
                 data: Place { kind: data, path: path.join("data") },
                 meta: Place { kind: meta, path: path.join("meta") },
             }),
@@ -86,9 +86,9 @@ fn find_in_one(path: &Path) -> Result<Found, SpoolError> {
     }
 }
 
-fn find_shared(path: &Path) -> Result<Found, SpoolError> {
+fn find_shared(path: &Path) -> Result<Layout, SpoolError> {
     match rocks::families_at(path)?[..] {
-        [Family::Data, Family::Meta] => Ok(Found::Shared(path.to_owned())),
+        [Family::Data, Family::Meta] => Ok(Layout::Shared(path.to_owned())),
         [family] => Err(other_half_missing(path, rocks::name(family))),
         _ => Err(refused(format!(
             "{} holds a RocksDB that isn't a spool of kumod's: it has neither data nor meta",
@@ -97,7 +97,7 @@ fn find_shared(path: &Path) -> Result<Found, SpoolError> {
     }
 }
 
-fn find_in_two([one, other]: [Place; 2]) -> Result<Found, SpoolError> {
+fn find_in_two([one, other]: [Place; 2]) -> Result<Layout, SpoolError> {
     let (first, second) = (family_in(&one)?, family_in(&other)?);
     if let (Some(first), Some(second)) = (first, second)
         && first == second
@@ -112,7 +112,7 @@ fn find_in_two([one, other]: [Place; 2]) -> Result<Found, SpoolError> {
     // Where nothing tells, there are no records that could be taken for the wrong ones.
     let as_given = first != Some(Family::Meta) && second != Some(Family::Data);
     let (data, meta) = if as_given { (one, other) } else { (other, one) };
-    Ok(Found::Split { data, meta })
+    Ok(Layout::Split { data, meta })
 }
 
 /// What a store of a pair is for, as far as its records tell.

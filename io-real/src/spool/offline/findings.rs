@@ -90,16 +90,24 @@ impl Findings {
         self.wrong - self.repair.as_ref().map_or(0, |repair| repair.messages_removed)
     }
 
+    /// Whether a record that isn't there may have been lost.
+    pub fn may_lack_records(&self) -> bool {
+        !self.log_damage.is_empty() || self.has_unreadable_parts()
+    }
+
     pub fn outcome(&self) -> Outcome {
-        let can_stay = self.unreadable.count + self.ranges.count + self.table_damage.len() as u64;
-        let damage = self.wrong + can_stay + self.log_damage.len() as u64;
+        let is_damaged = self.wrong > 0 || self.may_lack_records();
         match &self.repair {
             Some(Repair { stopped: Some(_), .. }) => Outcome::Damaged,
-            _ if damage == 0 => Outcome::Whole,
+            _ if !is_damaged => Outcome::Whole,
             // Opening it to repair has dealt with the logs.
-            Some(_) if can_stay + self.left() == 0 => Outcome::Mended,
+            Some(_) if self.left() == 0 && !self.has_unreadable_parts() => Outcome::Mended,
             _ => Outcome::Damaged,
         }
+    }
+
+    fn has_unreadable_parts(&self) -> bool {
+        self.ranges.count > 0 || !self.table_damage.is_empty()
     }
 
     pub(super) fn unreadable_range(&mut self, family: Family, line: &str) {

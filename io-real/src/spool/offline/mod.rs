@@ -12,10 +12,10 @@ mod walk;
 use super::local_disk::LocalDisk;
 use super::pair;
 use super::rocks::Rocks;
-use super::store::{AtOpen, Purpose, ScanRequest, Store};
+use super::store::{Found, Purpose, ScanRequest, Store};
 use super::{Layout, RealSpool, directory};
 use bytes::Bytes;
-use find::{Found, Place};
+use find::Place;
 pub use findings::{Findings, Flaw, LISTED, List, Outcome, Repair};
 use kumo_core::config::service::{RocksParams, SpoolKind};
 use kumo_core::id::SpoolId;
@@ -30,7 +30,7 @@ const PAGE: usize = 1024;
 
 pub struct OfflineSpool {
     spool: RealSpool,
-    found: Found,
+    place: find::Layout,
     /// Only to repair.
     quarantine: Option<Quarantine>,
 }
@@ -47,10 +47,10 @@ impl OfflineSpool {
     }
 
     fn open(folders: &[PathBuf], purpose: Purpose) -> Result<OfflineSpool, SpoolError> {
-        let found = find::find(folders)?;
-        let layout = match &found {
-            Found::Shared(path) => Layout::Shared(open_rocks(path, &FAMILIES, purpose)?),
-            Found::Split { data, meta } => {
+        let place = find::find(folders)?;
+        let layout = match &place {
+            find::Layout::Shared(path) => Layout::Shared(open_rocks(path, &FAMILIES, purpose)?),
+            find::Layout::Split { data, meta } => {
                 pair::verify(data.half(), meta.half())?;
                 Layout::Split {
                     data: open_store(data, Family::Data, purpose)?,
@@ -61,12 +61,12 @@ impl OfflineSpool {
         let repairs = purpose == Purpose::Repair;
         let quarantine =
             repairs.then(|| Quarantine::below(folders.first().expect("one was found")));
-        Ok(OfflineSpool { spool: RealSpool { layout }, found, quarantine })
+        Ok(OfflineSpool { spool: RealSpool { layout }, place, quarantine })
     }
 
     /// What kind of spool it is, and where.
     pub fn describe(&self) -> String {
-        self.found.to_string()
+        self.place.to_string()
     }
 
     /// Reads every record once, in the order of the ids, and takes out what is wrong if it was opened to repair.
@@ -75,7 +75,7 @@ impl OfflineSpool {
         &self,
         mut progress: impl FnMut(&Findings),
     ) -> Result<Findings, SpoolError> {
-        let mut findings = self.begin();
+        let mut findings = Findings { repair: self.begin_repair(), ..Findings::default() };
         let mut walk = Walk::new(self);
         while let Some(halves) = walk.next(&mut findings).await? {
             let verdict = halves.judge();
@@ -84,6 +84,7 @@ impl OfflineSpool {
             progress(&findings);
         }
         self.sync(&mut findings).await;
+        self.add_what_stores_found(&mut findings);
         Ok(findings)
     }
 
@@ -91,22 +92,23 @@ impl OfflineSpool {
         self.spool.close().await
     }
 
-    fn begin(&self) -> Findings {
-        let mut findings = Findings::default();
+    fn add_what_stores_found(&self, findings: &mut Findings) {
         let (one, other) = self.spool.stores();
         for store in [Some(one), other].into_iter().flatten() {
-            let AtOpen { notes, log_damage, table_damage } = store.found_at_open();
+            let Found { notes, log_damage, table_damage } = store.found();
             findings.notes.extend(notes);
             findings.log_damage.extend(log_damage);
             findings.table_damage.extend(table_damage);
         }
-        findings.repair = self.quarantine.as_ref().map(|quarantine| Repair {
+    }
+
+    fn begin_repair(&self) -> Option<Repair> {
+        self.quarantine.as_ref().map(|quarantine| Repair {
             quarantine: quarantine.folder().to_owned(),
             records_exported: 0,
             messages_removed: 0,
             stopped: None,
-        });
-        findings
+        })
     }
 
     /// After the first thing that can't be exported or removed, the rest is only looked at.
@@ -145,7 +147,7 @@ impl OfflineSpool {
     async fn sync(&self, findings: &mut Findings) {
         let Some(repair) = &mut findings.repair else { return };
         if let (Err(error), None) = (self.spool.sync().await, &repair.stopped) {
-            repair.stopped = Some(error.text);
+            repair.stopped = Some(format!("making the removals durable: {error}"));
         }
     }
 }
@@ -153,7 +155,7 @@ impl OfflineSpool {
 impl Records for OfflineSpool {
     /// Of files only the names, so that one that can't be read is met by its id.
     async fn page(&self, family: Family, from: Option<SpoolId>) -> Result<Page, SpoolError> {
-        let keys_only = self.found.kind(family) == SpoolKind::LocalDisk;
+        let keys_only = self.place.kind(family) == SpoolKind::LocalDisk;
         let request = ScanRequest { family, from, limit: PAGE, keys_only };
         // What lies in a gap is asked for by the ids of the other family, which the walk knows anyway.
         let page = self.spool.store(family).scan(request).await?.page;

@@ -364,6 +364,50 @@ async fn a_damaged_log_is_reported_by_a_check_and_copied_aside_only_by_a_repair(
 }
 
 #[tokio::test]
+async fn damage_of_an_older_log_is_reported() {
+    let home = Home::shared();
+    let mut data = definition("data", &home.path("one"), SpoolKind::RocksDB);
+    data.rocks_params.write_buffer_size = Some(64 * 1024);
+    let meta = definition("meta", &home.path("one"), SpoolKind::RocksDB);
+    let spool = RealSpool::open(&data, &meta).unwrap();
+    // Meta is never flushed and so needs every log; data's flushes make a new one each.
+    for number in 0..500 {
+        let both = [datas(number..number + 1), metas(number..number + 1)].concat();
+        spool.apply(both, SyncMode::Synced).await.unwrap();
+    }
+    let copy = crash_copy(&home.path("one"));
+    spool.close().await.unwrap();
+    let logs = files(copy.path(), "log");
+    assert!(logs.len() > 2, "{logs:?}");
+    let folders = [copy.path().to_owned()];
+    let findings = check(&folders).await;
+    assert_eq!((findings.whole, findings.outcome()), (500, Outcome::Whole));
+
+    let log = fs::read(&logs[1]).unwrap();
+    flip(&logs[1], log.len() / 2);
+    let flipped = check(&folders).await;
+    fs::write(&logs[1], &log[..log.len() / 2 + 100]).unwrap();
+    let cut = check(&folders).await;
+    fs::write(&logs[1], "").unwrap();
+    let emptied = check(&folders).await;
+    fs::remove_file(&logs[1]).unwrap();
+    let missing = check(&folders).await;
+    for (findings, sign) in [
+        (&flipped, "octets"),
+        (&cut, "octets"),
+        (&emptied, "Size mismatch: WAL"),
+        (&missing, "Missing WAL"),
+    ] {
+        assert!(findings.log_damage[0].contains(sign), "{findings:?}");
+        assert_eq!(findings.outcome(), Outcome::Damaged);
+        assert!((1..500).contains(&findings.whole), "{findings:?}");
+    }
+    let repaired = repair(&folders).await;
+    assert_eq!((repaired.outcome(), repaired.whole), (Outcome::Mended, missing.whole));
+    assert_eq!(check(&folders).await.outcome(), Outcome::Whole);
+}
+
+#[tokio::test]
 async fn files_that_cannot_be_read_are_named_and_what_is_unfinished_is_left_to_kumod() {
     let home = Home::new((SpoolKind::LocalDisk, "one"), (SpoolKind::LocalDisk, "one"));
     let home = home.filled([datas(0..3), metas(0..3)].concat()).await;
@@ -375,7 +419,10 @@ async fn files_that_cannot_be_read_are_named_and_what_is_unfinished_is_left_to_k
     fs::create_dir(&body).unwrap();
     fs::write(root.join("meta/new/half"), "x").unwrap();
     fs::create_dir_all(root.join("meta/data/00/11")).unwrap();
+    fs::write(root.join("data/data/letter"), "x").unwrap();
     let findings = home.check().await;
+    let note = format!("{}: not a file of the spool", root.join("data/data/letter").display());
+    assert_eq!(findings.notes, [note]);
     assert_eq!((findings.whole, ids(&findings.unreadable)), (2, vec![key(1)]), "{findings:?}");
     assert!(findings.unreadable.first[0].why.contains(body.to_str().unwrap()));
     assert_eq!((findings.ranges.count, findings.without_data.count), (0, 0));

@@ -221,7 +221,7 @@ async fn damage_in_the_middle_of_the_log_is_copied_aside_reported_and_passed_ove
 }
 
 #[tokio::test]
-async fn a_missing_log_is_reported() {
+async fn a_missing_or_emptied_log_is_reported() {
     let directory = TempDir::new().unwrap();
     let params = RocksParams { write_buffer_size: Some(SMALL_BUFFER), ..RocksParams::default() };
     let spool = open_with(directory.path(), params.clone()).unwrap();
@@ -230,16 +230,22 @@ async fn a_missing_log_is_reported() {
         let batch = vec![put(Family::Data, number, 2_000), put(Family::Meta, number, 100)];
         spool.apply(batch, SyncMode::Synced).await.unwrap();
     }
-    let copy = crash_copy(directory.path());
-    let logs = files(copy.path(), "log");
-    assert!(logs.len() > 2, "{logs:?}");
-    fs::remove_file(&logs[1]).unwrap();
-    let spool = open_with(copy.path(), params).unwrap();
-    let damage = spool.damage_at_open();
-    assert!(damage.iter().any(|line| line.contains("Missing WAL")), "{damage:?}");
-    let served = serve(&spool, Family::Meta, 1_000).await;
-    assert!(served.ids.contains(&key(0)) && served.ids.contains(&key(299)));
-    assert!(served.ids.len() < 300);
+    let ways: [(&str, fn(&Path)); 2] = [
+        ("Missing WAL", |log| fs::remove_file(log).unwrap()),
+        ("Size mismatch: WAL", |log| fs::write(log, "").unwrap()),
+    ];
+    for (sign, lose) in ways {
+        let copy = crash_copy(directory.path());
+        let logs = files(copy.path(), "log");
+        assert!(logs.len() > 2, "{logs:?}");
+        lose(&logs[1]);
+        let spool = open_with(copy.path(), params.clone()).unwrap();
+        let damage = spool.damage_at_open();
+        assert!(damage.iter().any(|line| line.contains(sign)), "{damage:?}");
+        let served = serve(&spool, Family::Meta, 1_000).await;
+        assert!(served.ids.contains(&key(0)) && served.ids.contains(&key(299)));
+        assert!(served.ids.len() < 300);
+    }
 }
 
 #[tokio::test]
