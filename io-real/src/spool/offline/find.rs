@@ -59,8 +59,7 @@ impl fmt::Display for Layout {
 }
 
 pub(super) fn find(folders: &[PathBuf]) -> Result<Layout, SpoolError> {
-    let mut folders: Vec<PathBuf> =
-        folders.iter().map(|path| real_name(path)).collect::<Result<_, _>>()?;
+    let mut folders: Vec<PathBuf> = folders.iter().map(real_name).collect::<Result<_, _>>()?;
     folders.dedup();
     match &folders[..] {
         [path] => find_in_one(path),

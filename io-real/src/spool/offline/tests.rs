@@ -434,7 +434,7 @@ async fn files_that_cannot_be_read_are_named_and_what_is_unfinished_is_left_to_k
 async fn a_folder_that_is_no_spool_is_refused_and_left_as_it_is() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("folder");
-    let text = refusal(&[path.clone()]);
+    let text = refusal(std::slice::from_ref(&path));
     assert!(text.contains("looking for a spool there: No such file"), "{text}");
     assert!(!path.exists());
     fs::create_dir_all(path.join("data")).unwrap();

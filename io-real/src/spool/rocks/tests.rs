@@ -230,15 +230,14 @@ async fn a_missing_or_emptied_log_is_reported() {
         let batch = vec![put(Family::Data, number, 2_000), put(Family::Meta, number, 100)];
         spool.apply(batch, SyncMode::Synced).await.unwrap();
     }
-    let ways: [(&str, fn(&Path)); 2] = [
-        ("Missing WAL", |log| fs::remove_file(log).unwrap()),
-        ("Size mismatch: WAL", |log| fs::write(log, "").unwrap()),
-    ];
-    for (sign, lose) in ways {
+    for sign in ["Missing WAL", "Size mismatch: WAL"] {
         let copy = crash_copy(directory.path());
         let logs = files(copy.path(), "log");
         assert!(logs.len() > 2, "{logs:?}");
-        lose(&logs[1]);
+        match sign {
+            "Missing WAL" => fs::remove_file(&logs[1]).unwrap(),
+            _ => fs::write(&logs[1], "").unwrap(),
+        }
         let spool = open_with(copy.path(), params.clone()).unwrap();
         let damage = spool.damage_at_open();
         assert!(damage.iter().any(|line| line.contains(sign)), "{damage:?}");
