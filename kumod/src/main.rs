@@ -61,8 +61,8 @@ enum Command {
 enum SpoolCommand {
     /// Reads every record of a spool and says what is damaged.
     ///
-    /// Changes nothing without --repair, and refuses while a kumod runs on the spool. Started as root without --user, it
-    /// becomes the owner of DIR. Exit codes: 0 nothing is wrong, or nothing is any more; 1 it couldn't check or repair;
+    /// Changes nothing without --repair, and refuses while a kumod runs on the spool. Started as root without --user,
+    /// it becomes the owner of DIR. Exit codes: 0 nothing is wrong, or nothing is any more; 1 it couldn't check or repair;
     /// 2 wrong usage; 3 there is damage, or bodies without an envelope.
     Check(Check),
 }

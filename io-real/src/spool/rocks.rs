@@ -1,7 +1,8 @@
 //! A spool in RocksDB: a column family each for data and meta, in one database or in two. Keys are the 16 octets of
 //! the id, values are as given.
 //! Invariants: every write goes through the write-ahead log. The log is looked at before it is opened: a torn tail is
-//! dropped, anything worse is copied aside and reported. An iterator's end is believed only after its status.
+//! dropped, anything worse is copied aside and reported. An iterator's end is believed only after its status. Opened to
+//! be checked, it leaves no trace in its folder, and nothing is written to it.
 //! `use_fsync` is left alone: fdatasync is as durable, and what is synced is said with each write.
 mod options;
 mod scan;

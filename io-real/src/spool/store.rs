@@ -58,7 +58,7 @@ pub(super) enum Purpose {
     Serve,
     /// Changes nothing in the directory but the pid in the lock file.
     Check,
-    /// As for serving, but nothing is tidied up.
+    /// As for serving, but no table is compacted.
     Repair,
 }
 

@@ -1,5 +1,5 @@
-//! `kumod spool check`: an offline look at a spool, with a line of progress and a [`report`]. Invariant: the exit code says
-//! what the report says, and nothing is printed to stdout but the report. What is read and repaired is io-real's.
+//! `kumod spool check`: an offline look at a spool, with a line of progress and a [`report`]. Invariant: the exit code
+//! says what the report says, and nothing is printed to stdout but the report. What is read and repaired is io-real's.
 mod report;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};

@@ -1,7 +1,7 @@
-//! A stand-in for a database that must not be changed but can't be opened read-only: RocksDB 11.8 doesn't do without a log
-//! that the MANIFEST speaks of, unless it may write. In a temporary folder, tables are links to the real ones, and
-//! everything else is a copy. Invariant: RocksDB never writes to a table that exists, so the real ones stay as they are.
-//! Takes as much room as the logs twice. Removed when dropped.
+//! A stand-in for a database that must not be changed but can't be opened read-only: without a log that the MANIFEST
+//! speaks of, RocksDB 11.8 refuses, and told not to mind it crashes, unless it may write. In a temporary folder, tables
+//! are links to the real ones, and the rest is copied. Invariant: RocksDB never writes to a table that exists, so the
+//! real ones stay as they are. Takes as much room as the logs twice. Removed when dropped.
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
