@@ -14,4 +14,5 @@ pub mod logs;
 pub mod metrics;
 pub mod policy;
 pub mod privileges;
+pub mod spool_check;
 pub mod world;

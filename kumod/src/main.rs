@@ -1,18 +1,22 @@
-//! The `kumod` binary: command line, privileges, runtime; then [`kumod::daemon`], or `--validate`, or `--script`.
-use clap::Parser;
+//! The `kumod` binary: command line, privileges, runtime; then [`kumod::daemon`], or `--validate`, or `--script`, or
+//! `spool check`.
+use clap::{Args, Parser, Subcommand};
 use kumod::diagnostics::{DiagnosticOptions, Diagnostics, Format};
 use kumod::policy::{self, PolicyOptions};
-use kumod::{daemon, privileges};
+use kumod::{daemon, privileges, spool_check};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 /// A mail transfer agent for people who send a lot of mail.
 ///
 /// Runs the policy's `init`, then serves until SIGINT or SIGTERM. Exit codes: 0 stopped as asked, 1 it couldn't
-/// start or validation failed, 2 wrong usage.
+/// start or validation failed, 2 wrong usage. `kumod spool check` looks at a spool that no kumod runs on.
 #[derive(Parser)]
-#[command(name = "kumod", version)]
+#[command(name = "kumod", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// The Lua policy to run.
     #[arg(long, value_name = "FILE", default_value = "/opt/kumomta/etc/policy/init.lua")]
     policy: PathBuf,
@@ -26,7 +30,7 @@ struct Arguments {
     script: bool,
 
     /// The user to run as. Needed when started as root; the right to bind low ports is kept.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", global = true)]
     user: Option<String>,
 
     /// Writes every input of the engine into this folder, for replay.
@@ -46,10 +50,43 @@ struct Arguments {
     arguments: Vec<String>,
 }
 
+#[derive(Subcommand)]
+enum Command {
+    /// Looks at a spool that no kumod runs on.
+    #[command(subcommand)]
+    Spool(SpoolCommand),
+}
+
+#[derive(Subcommand)]
+enum SpoolCommand {
+    /// Reads every record of a spool and says what is damaged.
+    ///
+    /// Changes nothing without --repair, and refuses while a kumod runs on the spool. Started as root without --user,
+    /// it becomes the owner of DIR. Exit codes: 0 nothing is wrong, or nothing is any more; 1 it couldn't check or repair;
+    /// 2 wrong usage; 3 there is damage, or bodies without an envelope.
+    Check(Check),
+}
+
+#[derive(Args)]
+struct Check {
+    /// The spool's folder; the two of data and meta if they have one each.
+    #[arg(value_name = "DIR", required = true, num_args = 1..=2)]
+    folders: Vec<PathBuf>,
+
+    /// Exports what is damaged or belongs to no message to DIR/quarantine, then removes it from the spool. What can't
+    /// be read stays. Opens the spool as kumod does, which copies damaged logs aside.
+    #[arg(long)]
+    repair: bool,
+
+    /// Prints the report as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
 fn main() {
     let arguments = Arguments::parse();
     match run(arguments) {
-        Ok(()) => leave(0),
+        Ok(code) => leave(code),
         Err(why) => {
             eprintln!("kumod: {why}");
             leave(1)
@@ -67,13 +104,17 @@ fn leave(code: libc::c_int) -> ! {
     }
 }
 
-fn run(arguments: Arguments) -> Result<(), String> {
-    match &arguments.user {
-        Some(user) => privileges::become_user(user)?,
-        None if privileges::is_root() && !arguments.validate && !arguments.script => {
+/// The exit code.
+fn run(arguments: Arguments) -> Result<libc::c_int, String> {
+    match (&arguments.user, &arguments.command) {
+        (Some(user), _) => privileges::become_user(user)?,
+        (None, Some(Command::Spool(SpoolCommand::Check(check)))) => {
+            privileges::become_owner(&check.folders[0])?;
+        }
+        (None, None) if privileges::is_root() && !arguments.validate && !arguments.script => {
             return Err("started as root: name the user to run as with --user NAME".into());
         }
-        None => {}
+        (None, None) => {}
     }
     privileges::raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -85,7 +126,17 @@ fn run(arguments: Arguments) -> Result<(), String> {
     result
 }
 
-async fn serve(arguments: Arguments) -> Result<(), String> {
+async fn serve(arguments: Arguments) -> Result<libc::c_int, String> {
+    match arguments.command {
+        Some(Command::Spool(SpoolCommand::Check(check))) => {
+            let Check { folders, repair, json } = check;
+            spool_check::run(&spool_check::Options { folders, repair, json }).await
+        }
+        None => run_policy(arguments).await.map(|()| 0),
+    }
+}
+
+async fn run_policy(arguments: Arguments) -> Result<(), String> {
     let diagnostics = Diagnostics::start(&DiagnosticOptions {
         format: arguments.diag_format,
         directory: arguments.diag_log_dir.clone(),

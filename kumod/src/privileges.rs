@@ -1,7 +1,10 @@
-//! From root to the user the daemon runs as, keeping only the right to bind low ports. Must run before any thread is
-//! started: capabilities belong to threads. Invariant: after success nothing of root's is left but that right.
+//! From root to the user the daemon runs as, keeping only the right to bind low ports, or to the owner of a spool. Must run
+//! before any thread is started: capabilities belong to threads. Invariant: after success nothing of root's is left but
+//! that right.
 use std::ffi::CString;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// Header of `capset(2)`: version 3, this thread.
 #[repr(C)]
@@ -49,6 +52,35 @@ pub fn become_user(user: &str) -> Result<(), String> {
         check("set the user", libc::setresuid(uid, uid, uid))?;
     }
     keep_only_low_ports()
+}
+
+/// From root to the owner of `path`, so that what is made there is the owner's and a link planted there leads to nothing
+/// that the owner couldn't write anyway. Whoever isn't root stays who they are; so does root where there is no `path`,
+/// or it is root's.
+pub fn become_owner(path: &Path) -> Result<(), String> {
+    let Ok(metadata) = std::fs::metadata(path) else { return Ok(()) };
+    let (uid, gid) = (metadata.uid(), metadata.gid());
+    if !is_root() || uid == 0 {
+        return Ok(());
+    }
+    // SAFETY: plain system calls on values; setgroups reads the one group it is told of.
+    let steps = unsafe {
+        [
+            ("groups", libc::setgroups(1, &raw const gid)),
+            ("group", libc::setresgid(gid, gid, gid)),
+            ("user", libc::setresuid(uid, uid, uid)),
+        ]
+    };
+    for (what, result) in steps {
+        if result != 0 {
+            return Err(format!(
+                "can't take the {what} of {}'s owner: {}; name one with --user NAME",
+                path.display(),
+                io::Error::last_os_error()
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn keep_only_low_ports() -> Result<(), String> {

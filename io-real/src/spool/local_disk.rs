@@ -5,11 +5,13 @@
 //! A batch isn't atomic. What a value holds is somebody else's business.
 use super::directory;
 use super::lock::LockFile;
-use super::store::{Backend, ScanRequest, Scanned, closed, io_error};
+use super::store::{Backend, Found, Purpose, ScanRequest, Scanned, closed, io_error};
 use bytes::Bytes;
 use kumo_core::id::SpoolId;
 use kumo_core::limits;
-use kumo_core::port::{Family, ScanPage, SpoolError, SpoolOperation, SpoolProperties, SyncMode};
+use kumo_core::port::{
+    Family, ScanPage, SpoolError, SpoolErrorKind, SpoolOperation, SpoolProperties, SyncMode,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -22,13 +24,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const WRITTEN_TOGETHER: usize = 64;
 /// Empty folders that one page of a scan removes.
 const PRUNED_TOGETHER: usize = 1_024;
+/// Files of somebody else that are warned of, each once, and named to whoever asks.
+const FOREIGN_KEPT: usize = 64;
 /// Folders above a file, below `data/`, each named by two digits.
 const FOLDER_DEPTH: usize = 4;
 const FILE_NAME_DIGITS: usize = 24;
 
 pub(super) struct LocalDisk {
     root: PathBuf,
+    read_only: bool,
     closed: AtomicBool,
+    /// Paths below `data/` that aren't of the spool, some of them.
+    foreign: Mutex<BTreeSet<PathBuf>>,
     writer: Mutex<Writer>,
 }
 
@@ -50,19 +57,30 @@ struct Unsynced {
 impl LocalDisk {
     /// `root` has been prepared. Removes the files in `new/`.
     pub fn open(root: &Path) -> Result<LocalDisk, SpoolError> {
-        let lock = LockFile::take(root)?;
+        let spool = LocalDisk::new(root, Purpose::Serve)?;
         for folder in ["new", "data"] {
             let path = root.join(folder);
             directory::make_folder(&path).map_err(|error| io_error(&path, "making it", &error))?;
         }
         directory::sync_folder(root).map_err(|error| io_error(root, "syncing it", &error))?;
-        let spool = LocalDisk {
-            root: root.to_owned(),
-            closed: AtomicBool::new(false),
-            writer: Mutex::new(Writer { lock: Some(lock), unsynced: Unsynced::default() }),
-        };
         spool.empty_new().map_err(|error| io_error(&root.join("new"), "emptying it", &error))?;
         Ok(spool)
+    }
+
+    /// What is there, with nothing made and nothing removed.
+    pub fn open_to_read(root: &Path) -> Result<LocalDisk, SpoolError> {
+        LocalDisk::new(root, Purpose::Check)
+    }
+
+    fn new(root: &Path, purpose: Purpose) -> Result<LocalDisk, SpoolError> {
+        let lock = Some(LockFile::take(root, purpose)?);
+        Ok(LocalDisk {
+            root: root.to_owned(),
+            read_only: purpose == Purpose::Check,
+            closed: AtomicBool::new(false),
+            foreign: Mutex::default(),
+            writer: Mutex::new(Writer { lock, unsynced: Unsynced::default() }),
+        })
     }
 
     fn empty_new(&self) -> io::Result<()> {
@@ -178,7 +196,7 @@ impl LocalDisk {
 
     /// Folders are made and removed only under the writer's lock, so that none goes while a file is on its way in.
     fn prune_all(&self, folders: &[PathBuf]) {
-        if folders.is_empty() {
+        if folders.is_empty() || self.read_only {
             return;
         }
         let Ok(mut writer) = self.writer() else { return };
@@ -186,6 +204,15 @@ impl LocalDisk {
             self.prune(folder, &mut writer.unsynced);
         }
         writer.unsynced.limit();
+    }
+
+    fn remember_foreign(&self, paths: Vec<PathBuf>) {
+        let mut foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        for path in paths {
+            if foreign.len() < FOREIGN_KEPT && foreign.insert(path.clone()) {
+                tracing::warn!(path = %path.display(), "not a file of the spool: left alone");
+            }
+        }
     }
 
     fn flush(&self, unsynced: &mut Unsynced) -> Result<(), SpoolError> {
@@ -239,6 +266,10 @@ impl LocalDisk {
 impl Backend for LocalDisk {
     fn apply(&self, batch: &[SpoolOperation], sync: SyncMode) -> Result<(), SpoolError> {
         let mut writer = self.writer()?;
+        if self.read_only {
+            let text = format!("{} was opened to be read only", self.root.display());
+            return Err(SpoolError { kind: SpoolErrorKind::Other, text });
+        }
         let mut outcome: BTreeMap<SpoolId, Option<&Bytes>> = BTreeMap::new();
         for operation in batch {
             match operation {
@@ -305,9 +336,11 @@ impl Backend for LocalDisk {
             keys: Vec::new(),
             empty: Vec::new(),
             damaged: Vec::new(),
+            foreign: Vec::new(),
         };
         walk.descend(&self.data(), "")?;
         self.prune_all(&walk.empty);
+        self.remember_foreign(walk.foreign);
         let mut page = ScanPage { damaged: walk.damaged, ..ScanPage::default() };
         if walk.keys.len() > limit {
             page.next = walk.keys.pop();
@@ -328,8 +361,10 @@ impl Backend for LocalDisk {
         SpoolProperties::default()
     }
 
-    fn damage_at_open(&self) -> Vec<String> {
-        Vec::new()
+    fn found(&self) -> Found {
+        let foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        let note = |path: &PathBuf| format!("{}: not a file of the spool", path.display());
+        Found { notes: foreign.iter().map(note).collect(), ..Found::default() }
     }
 
     /// Whatever can't be read is met by the scan.
@@ -359,6 +394,7 @@ struct Walk {
     keys: Vec<SpoolId>,
     empty: Vec<PathBuf>,
     damaged: Vec<String>,
+    foreign: Vec<PathBuf>,
 }
 
 impl Walk {
@@ -390,8 +426,9 @@ impl Walk {
         let expected = if is_file { FILE_NAME_DIGITS } else { 2 };
         let lower = name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         if name.len() != expected || !lower {
-            let path = folder.join(name);
-            tracing::warn!(path = %path.display(), "not a file of the spool: left alone");
+            if self.foreign.len() < FOREIGN_KEPT {
+                self.foreign.push(folder.join(name));
+            }
             return Ok(());
         }
         let wanted_from = self.from.get(..digits.len()).unwrap_or("");

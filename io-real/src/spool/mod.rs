@@ -6,6 +6,7 @@
 mod directory;
 mod local_disk;
 mod lock;
+pub mod offline;
 mod pair;
 mod rocks;
 mod store;
@@ -26,7 +27,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 pub use store::MemoryBudget;
-use store::{Gap, ScanRequest, Scanned, Store, io_error};
+use store::{Gap, Purpose, ScanRequest, Scanned, Store, io_error};
 
 /// Ids that are asked for at a time while filling a gap.
 const GAP_IDS: usize = 256;
@@ -61,7 +62,9 @@ impl RealSpool {
     /// What was found damaged, and passed over, when the stores were opened; also when opened again. Where they are one, it is meta's.
     pub fn damage_at_open(&self) -> Vec<(Family, String)> {
         let of = |store: &Store, family| {
-            store.damage_at_open().into_iter().map(move |line| (family, line))
+            let found = store.found();
+            let lines = [found.log_damage, found.table_damage].concat();
+            lines.into_iter().map(move |line| (family, line))
         };
         match &self.layout {
             Layout::Shared(store) => of(store, Family::Meta).collect(),
@@ -299,7 +302,7 @@ fn open_store(
         SpoolKind::LocalDisk => Store::new(path, LocalDisk::open(path)?),
         SpoolKind::RocksDB => {
             let families = vec![(family, definition.rocks_params.clone())];
-            Store::new(path, Rocks::open(path, families)?)
+            Store::new(path, Rocks::open(path, families, Purpose::Serve)?)
         }
     }
 }
@@ -316,7 +319,8 @@ fn open_at_one_path(
                 (Family::Data, data.rocks_params.clone()),
                 (Family::Meta, meta.rocks_params.clone()),
             ];
-            Ok(Layout::Shared(Store::new(path, Rocks::open(path, families)?)?))
+            let rocks = Rocks::open(path, families, Purpose::Serve)?;
+            Ok(Layout::Shared(Store::new(path, rocks)?))
         }
         (SpoolKind::LocalDisk, SpoolKind::LocalDisk) => {
             let below = [path.join("data"), path.join("meta")];

@@ -3,7 +3,7 @@
 //! Invariant: ids are written only before either store is first used. What is in the stores isn't looked at.
 use super::directory;
 use super::lock::LockFile;
-use super::store::io_error;
+use super::store::{Purpose, io_error};
 use crate::host::RealHost;
 use kumo_core::config::service::SpoolKind;
 use kumo_core::port::{Host, SpoolError, SpoolErrorKind};
@@ -21,9 +21,8 @@ pub(super) struct Half<'a> {
 /// Makes two new stores a pair, and refuses two that aren't one.
 pub(super) fn check(data: Half, meta: Half) -> Result<(), SpoolError> {
     // Another process may be about to do the same.
-    let _lock = LockFile::take(data.path)?;
-    let ids = [data.id()?, meta.id()?];
-    if ids[0].is_some() && ids[0] == ids[1] {
+    let _lock = LockFile::take(data.path, Purpose::Serve)?;
+    if are_one(data, meta)? {
         return Ok(());
     }
     // Where neither is used, different ids are what a first start left that was cut short.
@@ -33,6 +32,19 @@ pub(super) fn check(data: Half, meta: Half) -> Result<(), SpoolError> {
     let id = format!("{:016x}\n", RealHost::new().seed());
     data.write(&id)?;
     meta.write(&id)
+}
+
+/// Refuses two stores that aren't a pair, and leaves them as they are.
+pub(super) fn verify(data: Half, meta: Half) -> Result<(), SpoolError> {
+    match are_one(data, meta)? {
+        true => Ok(()),
+        false => Err(strangers(data, meta)),
+    }
+}
+
+fn are_one(data: Half, meta: Half) -> Result<bool, SpoolError> {
+    let id = data.id()?;
+    Ok(id.is_some() && id == meta.id()?)
 }
 
 /// Data and meta may share a path only if it isn't one of two.
@@ -54,7 +66,7 @@ pub(super) fn check_not_half(path: &Path) -> Result<(), SpoolError> {
 
 impl Half<'_> {
     /// Another one for each kind: a store of another kind at the same path is another store.
-    fn file(self) -> PathBuf {
+    pub fn file(self) -> PathBuf {
         self.path.join(match self.kind {
             SpoolKind::LocalDisk => "local-disk.pair",
             SpoolKind::RocksDB => "rocksdb.pair",

@@ -1,16 +1,18 @@
 //! A spool in RocksDB: a column family each for data and meta, in one database or in two. Keys are the 16 octets of
 //! the id, values are as given.
 //! Invariants: every write goes through the write-ahead log. The log is looked at before it is opened: a torn tail is
-//! dropped, anything worse is copied aside and reported. An iterator's end is believed only after its status.
+//! dropped, anything worse is copied aside and reported. An iterator's end is believed only after its status. Opened to
+//! be checked, it leaves no trace in its folder, and nothing is written to it.
 //! `use_fsync` is left alone: fdatasync is as durable, and what is synced is said with each write.
 mod options;
 mod scan;
+mod shadow;
 #[cfg(test)]
 mod tests;
 mod wal;
 
 use super::lock::LockFile;
-use super::store::{Backend, MemoryBudget, ScanRequest, Scanned, closed, io_error};
+use super::store::{Backend, Found, MemoryBudget, Purpose, ScanRequest, Scanned, closed, io_error};
 use bytes::Bytes;
 use kumo_core::config::service::RocksParams;
 use kumo_core::id::SpoolId;
@@ -20,8 +22,9 @@ use kumo_core::port::{
 use options::Leniency;
 use rocksdb::{
     BottommostLevelCompaction, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, Error,
-    ErrorKind, WaitForCompactOptions, WriteBatch, WriteOptions, properties,
+    ErrorKind, Options, WaitForCompactOptions, WriteBatch, WriteOptions, properties,
 };
+use shadow::Shadow;
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,30 +34,39 @@ use std::time::{Duration, Instant};
 /// For whoever uses the database to let go of it before it is opened again.
 const CLOSING: Duration = Duration::from_secs(30);
 const CLOSING_PAUSE: Duration = Duration::from_millis(5);
-/// Lines about damage that are kept for whoever asks.
-const DAMAGE_LINES: usize = 64;
+/// Lines of a kind that are kept for whoever asks.
+const LINES_KEPT: usize = 64;
 
 pub(super) struct Rocks {
     path: PathBuf,
+    purpose: Purpose,
     families: Vec<(Family, RocksParams)>,
     /// Where it isn't open, what every call gets: that it is closed, or why it couldn't be opened again.
     database: RwLock<Result<DB, SpoolError>>,
+    /// Where the database was opened instead. Outlives it.
+    shadow: Mutex<Option<Shadow>>,
     /// Kept until closed, also while the database is shut for a moment.
     lock: Mutex<Option<LockFile>>,
-    damage: Mutex<Vec<String>>,
+    found: Mutex<Found>,
     /// Something was damaged when it was opened, in this life or in an earlier one whose copy of the logs is still there.
     may_lack_records: AtomicBool,
 }
 
 impl Rocks {
-    /// `path` has been prepared. At least one family.
-    pub fn open(path: &Path, families: Vec<(Family, RocksParams)>) -> Result<Rocks, SpoolError> {
+    /// `path` has been prepared; to check or repair, it holds a database. At least one family.
+    pub fn open(
+        path: &Path,
+        families: Vec<(Family, RocksParams)>,
+        purpose: Purpose,
+    ) -> Result<Rocks, SpoolError> {
         let rocks = Rocks {
             path: path.to_owned(),
+            purpose,
             families,
-            lock: Mutex::new(Some(LockFile::take(path)?)),
+            lock: Mutex::new(Some(LockFile::take(path, purpose)?)),
             database: RwLock::new(Err(closed(path))),
-            damage: Mutex::new(Vec::new()),
+            shadow: Mutex::new(None),
+            found: Mutex::new(Found::default()),
             may_lack_records: AtomicBool::new(false),
         };
         *rocks.exclusive() = Ok(rocks.open_database()?);
@@ -65,19 +77,26 @@ impl Rocks {
         let reading = |error| io_error(&self.path, "reading its write-ahead logs", &error);
         if wal::was_copied_aside(&self.path).map_err(reading)? {
             self.may_lack_records.store(true, Ordering::Release);
+            let note = "a copy of damaged logs (damaged-wal-*) lies here: as long as it does, kumod keeps bodies \
+                        without an envelope";
+            self.note(format!("rocksdb at {}: {note}", self.path.display()));
         }
         let findings = wal::examine(&self.path).map_err(reading)?;
         let (torn, damaged): (Vec<_>, Vec<_>) = findings.into_iter().partition(|f| f.torn_tail);
         for finding in &torn {
-            tracing::warn!("{finding}: torn by a crash, what was being written then is dropped");
+            let line =
+                format!("{finding}: torn by a crash, what was being written then is dropped");
+            tracing::warn!("{line}");
+            self.note(line);
         }
         if !damaged.is_empty() {
             let lines: Vec<String> = damaged.iter().map(|finding| finding.to_string()).collect();
-            self.set_wal_aside(&lines.join("; "))?;
+            self.pass_over_log_damage(&lines.join("; "))?;
         }
         self.open_leniently(Leniency {
             skip_damaged_wal: !torn.is_empty() || !damaged.is_empty(),
-            accept_missing_wal: !damaged.is_empty(),
+            // Reading only, it can wait until one is missed: see `shadow`.
+            accept_missing_wal: !damaged.is_empty() && self.purpose != Purpose::Check,
             skip_damaged_tables: false,
         })
     }
@@ -91,14 +110,15 @@ impl Rocks {
             };
             match Obstacle::of(&error) {
                 Obstacle::Wal if !leniency.accept_missing_wal => {
-                    self.set_wal_aside(error.as_ref())?;
+                    self.pass_over_log_damage(error.as_ref())?;
                     leniency.skip_damaged_wal = true;
                     leniency.accept_missing_wal = true;
                 }
                 Obstacle::Table if !leniency.skip_damaged_tables => {
                     leniency.skip_damaged_tables = true;
                     let text = self.describe(&error).text;
-                    self.report(format!("{text}; opened without that file to serve the rest"));
+                    let line = format!("{text}; opened without that file to serve the rest");
+                    self.report(line, |found| &mut found.table_damage);
                 }
                 _ => return Err(self.describe_open(&error)),
             }
@@ -107,36 +127,77 @@ impl Rocks {
 
     fn try_open(&self, leniency: Leniency) -> Result<Result<DB, Error>, SpoolError> {
         let params: Vec<&RocksParams> = self.families.iter().map(|(_, params)| params).collect();
-        let database = options::database(&params, leniency)?;
+        let mut database = options::database(&params, leniency)?;
         let cache = options::block_cache();
         let mut descriptors = Vec::new();
         for (family, params) in &self.families {
-            let options = options::family(params, &cache)?;
+            let mut options = options::family(params, &cache)?;
+            // Compaction may be of another style than kumod's, and it stops at damage.
+            options.set_disable_auto_compactions(self.purpose != Purpose::Serve);
             descriptors.push(ColumnFamilyDescriptor::new(name(*family), options));
         }
-        Ok(DB::open_cf_descriptors(&database, &self.path, descriptors))
+        if self.purpose != Purpose::Check {
+            return Ok(DB::open_cf_descriptors(&database, &self.path, descriptors));
+        }
+        options::leave_no_trace(&mut database);
+        if leniency.accept_missing_wal {
+            let path = self.make_shadow()?;
+            return Ok(DB::open_cf_descriptors(&database, path, descriptors));
+        }
+        Ok(DB::open_cf_descriptors_read_only(&database, &self.path, descriptors, false))
     }
 
-    fn set_wal_aside(&self, what: &str) -> Result<(), SpoolError> {
-        let copy = wal::copy_aside(&self.path).map_err(|error| {
-            io_error(&self.path, "copying its damaged write-ahead logs aside", &error)
+    fn make_shadow(&self) -> Result<PathBuf, SpoolError> {
+        let made = Shadow::of(&self.path).map_err(|error| {
+            let what = "copying its logs to a temporary folder (the variable TMPDIR names another)";
+            io_error(&self.path, what, &error)
         })?;
-        self.report(format!(
-            "rocksdb at {}: the write-ahead log is damaged ({what}); it was copied to {}, and what \
-             can be read of it is used. Messages accepted shortly before the last stop may be lost; as \
-             long as that copy is there, bodies without an envelope are kept",
-            self.path.display(),
-            copy.display()
-        ));
+        let path = made.path().to_owned();
+        *self.shadow.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
+        Ok(path)
+    }
+
+    fn pass_over_log_damage(&self, what: &str) -> Result<(), SpoolError> {
+        let what_was_done = match self.purpose {
+            Purpose::Check => "what can be read of it was read, and nothing was changed. ".into(),
+            Purpose::Serve | Purpose::Repair => self.set_wal_aside()?,
+        };
+        let line = format!(
+            "rocksdb at {}: the write-ahead log is damaged ({what}); {what_was_done}\
+             Messages accepted shortly before the last stop may be lost",
+            self.path.display()
+        );
+        self.report(line, |found| &mut found.log_damage);
         Ok(())
     }
 
-    fn report(&self, line: String) {
+    /// Says where to.
+    fn set_wal_aside(&self) -> Result<String, SpoolError> {
+        let copy = wal::copy_aside(&self.path).map_err(|error| {
+            io_error(&self.path, "copying its damaged write-ahead logs aside", &error)
+        })?;
+        Ok(format!(
+            "it was copied to {}, and what can be read of it is used. As long as that copy is there, \
+             bodies without an envelope are kept. ",
+            copy.display()
+        ))
+    }
+
+    fn report(&self, line: String, kind: fn(&mut Found) -> &mut Vec<String>) {
         tracing::error!("{line}");
         self.may_lack_records.store(true, Ordering::Release);
-        let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
-        if damage.len() < DAMAGE_LINES {
-            damage.push(line);
+        self.keep(line, kind);
+    }
+
+    fn note(&self, line: String) {
+        self.keep(line, |found| &mut found.notes);
+    }
+
+    fn keep(&self, line: String, kind: fn(&mut Found) -> &mut Vec<String>) {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = kind(&mut found);
+        if lines.len() < LINES_KEPT {
+            lines.push(line);
         }
     }
 
@@ -152,24 +213,7 @@ impl Rocks {
     }
 
     fn describe(&self, error: &Error) -> SpoolError {
-        let text: &str = error.as_ref();
-        let advice = match error.kind() {
-            ErrorKind::Incomplete => {
-                "; flushing or compaction can't keep up, see the file LOG there"
-            }
-            _ => "",
-        };
-        let kind = match error.kind() {
-            _ if text.contains("No space left") => SpoolErrorKind::NoSpace,
-            ErrorKind::Corruption => SpoolErrorKind::Corruption,
-            ErrorKind::IOError => SpoolErrorKind::Io,
-            ErrorKind::Incomplete | ErrorKind::Busy | ErrorKind::TimedOut | ErrorKind::TryAgain => {
-                SpoolErrorKind::Busy
-            }
-            ErrorKind::ShutdownInProgress => SpoolErrorKind::Closed,
-            _ => SpoolErrorKind::Other,
-        };
-        SpoolError { kind, text: format!("rocksdb at {}: {text}{advice}", self.path.display()) }
+        describe(&self.path, error)
     }
 
     fn shared(&self) -> RwLockReadGuard<'_, Result<DB, SpoolError>> {
@@ -246,9 +290,13 @@ impl Backend for Rocks {
     }
 
     fn close(&self) -> Result<(), SpoolError> {
-        let synced = self.sync();
+        let synced = match self.purpose {
+            Purpose::Check => Ok(()),
+            Purpose::Serve | Purpose::Repair => self.sync(),
+        };
         self.cancel_background_work();
         *self.exclusive() = Err(closed(&self.path));
+        *self.shadow.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
         synced
     }
@@ -283,8 +331,8 @@ impl Backend for Rocks {
         }
     }
 
-    fn damage_at_open(&self) -> Vec<String> {
-        self.damage.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn found(&self) -> Found {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn memory_budget(&self) -> MemoryBudget {
@@ -295,6 +343,14 @@ impl Backend for Rocks {
     fn may_lack_records(&self) -> bool {
         self.may_lack_records.load(Ordering::Acquire)
     }
+}
+
+/// Which families a database has, which has to be there. Nobody else may use it.
+pub(super) fn families_at(path: &Path) -> Result<Vec<Family>, SpoolError> {
+    let _lock = LockFile::take(path, Purpose::Check)?;
+    let names = DB::list_cf(&Options::default(), path).map_err(|error| describe(path, &error))?;
+    let known = [Family::Data, Family::Meta].into_iter();
+    Ok(known.filter(|family| names.iter().any(|found| found == name(*family))).collect())
 }
 
 /// What is in the way of opening.
@@ -311,6 +367,8 @@ impl Obstacle {
         match error.kind() {
             // It blames the MANIFEST for tables as well.
             ErrorKind::Corruption if names(&[".sst", ".blob"]) => Obstacle::Table,
+            // What the MANIFEST says about the logs isn't true of them.
+            ErrorKind::Corruption if names(&["Missing WAL", "Size mismatch: WAL"]) => Obstacle::Wal,
             ErrorKind::Corruption if names(&["MANIFEST", "CURRENT"]) => Obstacle::Other,
             // Not all of what it says about logs names them.
             ErrorKind::Corruption => Obstacle::Wal,
@@ -319,7 +377,26 @@ impl Obstacle {
     }
 }
 
-fn name(family: Family) -> &'static str {
+fn describe(path: &Path, error: &Error) -> SpoolError {
+    let text: &str = error.as_ref();
+    let advice = match error.kind() {
+        ErrorKind::Incomplete => "; flushing or compaction can't keep up, see the file LOG there",
+        _ => "",
+    };
+    let kind = match error.kind() {
+        _ if text.contains("No space left") => SpoolErrorKind::NoSpace,
+        ErrorKind::Corruption => SpoolErrorKind::Corruption,
+        ErrorKind::IOError => SpoolErrorKind::Io,
+        ErrorKind::Incomplete | ErrorKind::Busy | ErrorKind::TimedOut | ErrorKind::TryAgain => {
+            SpoolErrorKind::Busy
+        }
+        ErrorKind::ShutdownInProgress => SpoolErrorKind::Closed,
+        _ => SpoolErrorKind::Other,
+    };
+    SpoolError { kind, text: format!("rocksdb at {}: {text}{advice}", path.display()) }
+}
+
+pub(super) fn name(family: Family) -> &'static str {
     match family {
         Family::Data => "data",
         Family::Meta => "meta",

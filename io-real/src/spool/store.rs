@@ -45,11 +45,30 @@ pub(super) trait Backend: Send + Sync + 'static {
     fn scan(&self, request: ScanRequest) -> Result<Scanned, SpoolError>;
     fn compact(&self, family: Family) -> Result<(), SpoolError>;
     fn properties(&self, family: Family) -> SpoolProperties;
-    fn damage_at_open(&self) -> Vec<String>;
+    fn found(&self) -> Found;
     fn may_lack_records(&self) -> bool;
     fn memory_budget(&self) -> MemoryBudget {
         MemoryBudget::default()
     }
+}
+
+/// What a store is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Serve,
+    /// Changes nothing in the directory but the pid in the lock file.
+    Check,
+    /// As for serving, but no table is compacted.
+    Repair,
+}
+
+/// What was found when a store was opened, also when opened again. Each is a line for the operator.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// No damage, but good to know. Those of files come from scans.
+    pub notes: Vec<String>,
+    pub log_damage: Vec<String>,
+    pub table_damage: Vec<String>,
 }
 
 /// What a store keeps in memory at most, in octets.
@@ -136,8 +155,8 @@ impl Store {
         self.backend.memory_budget()
     }
 
-    pub fn damage_at_open(&self) -> Vec<String> {
-        self.backend.damage_at_open()
+    pub fn found(&self) -> Found {
+        self.backend.found()
     }
 
     pub fn may_lack_records(&self) -> bool {
@@ -262,8 +281,8 @@ mod tests {
         fn properties(&self, _: Family) -> SpoolProperties {
             SpoolProperties::default()
         }
-        fn damage_at_open(&self) -> Vec<String> {
-            Vec::new()
+        fn found(&self) -> Found {
+            Found::default()
         }
         fn may_lack_records(&self) -> bool {
             false

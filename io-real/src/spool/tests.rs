@@ -9,6 +9,51 @@ pub(super) fn definition(name: &str, path: &Path, kind: SpoolKind) -> SpoolDefin
     SpoolDefinition { kind, ..SpoolDefinition::at(name, path) }
 }
 
+/// Spread over the key space, as ids of messages are.
+pub(super) fn key(number: u32) -> SpoolId {
+    let mut id = [0; 16];
+    id[..4].copy_from_slice(&number.wrapping_mul(2_654_435_761).to_be_bytes());
+    id[12..].copy_from_slice(&number.to_be_bytes());
+    SpoolId(id)
+}
+
+/// Not to be compressed, so that many blocks are needed.
+pub(super) fn value(number: u32, octets: usize) -> Bytes {
+    let mut state = u64::from(number) + 1;
+    let mut next = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    (0..octets).map(|_| next()).collect()
+}
+
+/// As a power cut leaves it, everything synced: a copy of the files of a store that is still open.
+pub(super) fn crash_copy(path: &Path) -> TempDir {
+    let copy = TempDir::new().unwrap();
+    for entry in fs::read_dir(path).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_file() {
+            fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        }
+    }
+    copy
+}
+
+pub(super) fn files(path: &Path, extension: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|found| found == extension)).collect();
+    files.sort();
+    files
+}
+
+pub(super) fn flip(path: &Path, at: usize) {
+    let mut content = fs::read(path).unwrap();
+    content[at] ^= 0x55;
+    fs::write(path, content).unwrap();
+}
+
 async fn conforms(data: (SpoolKind, &str), meta: (SpoolKind, &str), atomic: bool) {
     let directory = TempDir::new().unwrap();
     let stores = AtomicU32::new(0);

@@ -3,7 +3,9 @@
 //! meta's; the families keep their own.
 use kumo_core::config::service::RocksParams;
 use kumo_core::port::{SpoolError, SpoolErrorKind};
-use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel, Options};
+use rocksdb::{
+    BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, InfoLogger, LogLevel, Options,
+};
 
 pub(super) const BLOCK_CACHE_OCTETS: usize = 16 * 1024 * 1024;
 const WRITE_BUFFER_OCTETS: u64 = 16 * 1024 * 1024;
@@ -80,6 +82,12 @@ pub(super) fn database(params: &[&RocksParams], leniency: Leniency) -> Result<Op
         options.set_log_level(log_level(level)?);
     }
     Ok(options)
+}
+
+/// For opening it read-only: RocksDB would still begin a new LOG and rename the old one.
+pub(super) fn leave_no_trace(options: &mut Options) {
+    options.create_if_missing(false);
+    options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Fatal, |_, _| {}));
 }
 
 pub(super) fn family(params: &RocksParams, cache: &Cache) -> Result<Options, SpoolError> {

@@ -1,7 +1,6 @@
 //! Damage done to the files of a real RocksDB, and what is served and said afterwards.
 use crate::spool::RealSpool;
-use crate::spool::tests::definition;
-use bytes::Bytes;
+use crate::spool::tests::{crash_copy, definition, files, flip, key, value};
 use kumo_core::config::service::{RocksParams, SpoolKind};
 use kumo_core::id::SpoolId;
 use kumo_core::port::{Family, Spool, SpoolError, SpoolErrorKind, SpoolOperation, SyncMode};
@@ -21,25 +20,6 @@ fn open_with(path: &Path, params: RocksParams) -> Result<RealSpool, SpoolError> 
 
 fn open(path: &Path) -> RealSpool {
     open_with(path, RocksParams::default()).unwrap()
-}
-
-/// Spread over the key space, as ids of messages are.
-fn key(number: u32) -> SpoolId {
-    let mut id = [0; 16];
-    id[..4].copy_from_slice(&number.wrapping_mul(2_654_435_761).to_be_bytes());
-    id[12..].copy_from_slice(&number.to_be_bytes());
-    SpoolId(id)
-}
-
-/// Not to be compressed, so that many blocks are needed.
-fn value(number: u32, octets: usize) -> Bytes {
-    let mut state = u64::from(number) + 1;
-    let mut next = || {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 56) as u8
-    };
-    (0..octets).map(|_| next()).collect()
 }
 
 fn put(family: Family, number: u32, octets: usize) -> SpoolOperation {
@@ -96,32 +76,6 @@ async fn serve(spool: &RealSpool, family: Family, limit: usize) -> Served {
             Some(next) => from = Some(next),
         }
     }
-}
-
-/// As a power cut leaves it, everything synced: a copy of the files of a store that is still open.
-fn crash_copy(path: &Path) -> TempDir {
-    let copy = TempDir::new().unwrap();
-    for entry in fs::read_dir(path).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_file() {
-            fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
-        }
-    }
-    copy
-}
-
-fn files(path: &Path, extension: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<PathBuf> =
-        entries.filter(|path| path.extension().is_some_and(|found| found == extension)).collect();
-    files.sort();
-    files
-}
-
-fn flip(path: &Path, at: usize) {
-    let mut content = fs::read(path).unwrap();
-    content[at] ^= 0x55;
-    fs::write(path, content).unwrap();
 }
 
 /// Keys of both families below, meta's in one table file, which is returned.
@@ -285,7 +239,7 @@ async fn damage_in_the_middle_of_the_log_is_copied_aside_reported_and_passed_ove
 }
 
 #[tokio::test]
-async fn a_missing_log_is_reported() {
+async fn a_missing_or_emptied_log_is_reported() {
     let directory = TempDir::new().unwrap();
     let params = RocksParams { write_buffer_size: Some(SMALL_BUFFER), ..RocksParams::default() };
     let spool = open_with(directory.path(), params.clone()).unwrap();
@@ -294,16 +248,21 @@ async fn a_missing_log_is_reported() {
         let batch = vec![put(Family::Data, number, 2_000), put(Family::Meta, number, 100)];
         spool.apply(batch, SyncMode::Synced).await.unwrap();
     }
-    let copy = crash_copy(directory.path());
-    let logs = files(copy.path(), "log");
-    assert!(logs.len() > 2, "{logs:?}");
-    fs::remove_file(&logs[1]).unwrap();
-    let spool = open_with(copy.path(), params).unwrap();
-    let damage = lines(&spool);
-    assert!(damage.iter().any(|line| line.contains("Missing WAL")), "{damage:?}");
-    let served = serve(&spool, Family::Meta, 1_000).await;
-    assert!(served.ids.contains(&key(0)) && served.ids.contains(&key(299)));
-    assert!(served.ids.len() < 300);
+    for sign in ["Missing WAL", "Size mismatch: WAL"] {
+        let copy = crash_copy(directory.path());
+        let logs = files(copy.path(), "log");
+        assert!(logs.len() > 2, "{logs:?}");
+        match sign {
+            "Missing WAL" => fs::remove_file(&logs[1]).unwrap(),
+            _ => fs::write(&logs[1], "").unwrap(),
+        }
+        let spool = open_with(copy.path(), params.clone()).unwrap();
+        let damage = lines(&spool);
+        assert!(damage.iter().any(|line| line.contains(sign)), "{damage:?}");
+        let served = serve(&spool, Family::Meta, 1_000).await;
+        assert!(served.ids.contains(&key(0)) && served.ids.contains(&key(299)));
+        assert!(served.ids.len() < 300);
+    }
 }
 
 #[tokio::test]
