@@ -6,8 +6,6 @@
 //! the kernel's cache behind, so this shows nothing about syncs: `sync_before_250` does that.
 mod support;
 
-#[path = "crash/choices.rs"]
-mod choices;
 #[path = "crash/journal.rs"]
 mod journal;
 #[path = "crash/load.rs"]
@@ -17,7 +15,6 @@ mod peer;
 #[path = "crash/verdict.rs"]
 mod verdict;
 
-use choices::Choices;
 use journal::{Journals, Replays};
 use kumo_core::config::service::{SpoolDefinition, SpoolKind};
 use kumo_core::port::{Family, Spool};
@@ -27,6 +24,7 @@ use peer::Peer;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use support::choices::{self, Choices};
 use support::{Home, Kumod, PATIENCE, Sink, Sunk, Verdict, wait_for};
 use verdict::{Delivered, Evidence, Findings, judge};
 
@@ -61,7 +59,7 @@ struct Run {
 
 #[test]
 fn nothing_is_lost_when_the_process_is_killed() {
-    let seed = choices::seed();
+    let seed = choices::seed("KUMOD_CRASH_SEED");
     let crashes = choices::number("KUMOD_CRASHES").unwrap_or(DEFAULT_CRASHES) as usize;
     println!("replay: KUMOD_CRASHES={crashes} KUMOD_CRASH_SEED={seed} make crash");
     let mut choices = Choices::new(seed, 0);

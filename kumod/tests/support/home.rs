@@ -92,7 +92,8 @@ fn lines_of(segment: &Path) -> Vec<Value> {
     lines.map(|line| serde_json::from_str(&line).expect("each line is JSON")).collect()
 }
 
-fn give_away(path: &Path) {
+/// To whom kumod runs as.
+pub fn give_away(path: &Path) {
     if !kumod::privileges::is_root() {
         return;
     }

@@ -1,6 +1,7 @@
 //! kumod as a child process, from its start to its end.
 use super::home::USER;
 use super::{PATIENCE, wait_for};
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -49,9 +50,13 @@ impl Kumod {
 
     /// Serving, with variables of the environment.
     pub fn start_in(policy: &Path, environment: &[(&str, &str)]) -> Kumod {
+        Kumod::launch_in(policy, environment).ready()
+    }
+
+    pub fn launch_in<V: AsRef<OsStr>>(policy: &Path, environment: &[(&str, V)]) -> Kumod {
         let mut command = command(policy);
-        command.envs(environment.iter().copied());
-        Kumod::run(command).ready()
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        Kumod::run(command)
     }
 
     /// Under strace, which writes `options`' calls of every thread to `trace`, with contents in hexadecimal and the
