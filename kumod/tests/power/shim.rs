@@ -36,7 +36,7 @@ fn tree(folder: &Path) -> BTreeMap<String, String> {
 /// What two lives leave, each cut off after its script.
 fn after(before: &str, script: &str, keep: Keep<'_>) -> (BTreeMap<String, String>, Lost) {
     let home = Home::new();
-    let mut disk = Disk::new(&home);
+    let mut disk = Disk::new(&home, &[]);
     run(&home, &disk, before);
     disk.cut(Keep::Nothing);
     run(&home, &disk, script);

@@ -4,10 +4,14 @@
 pub mod choices;
 mod client;
 mod home;
+pub mod lives;
+pub mod load;
+pub mod peer;
 pub mod power;
 mod process;
 mod sink;
 pub mod trace;
+pub mod verdict;
 
 pub use client::{Client, Reply, swaks};
 pub use home::Home;

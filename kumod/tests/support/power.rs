@@ -69,12 +69,13 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// The folder `disk` of a home, empty.
-    pub fn new(home: &Home) -> Disk {
+    /// The folder `disk` of a home, with these folders in it.
+    pub fn new(home: &Home, folders: &[&str]) -> Disk {
         let (root, side) = (home.path("disk"), home.path("side"));
-        for folder in [&root, &side] {
-            fs::create_dir(folder).expect("a new folder");
-            give_away(folder);
+        let inside = folders.iter().map(|name| root.join(name));
+        for folder in [root.clone(), side.clone()].into_iter().chain(inside) {
+            fs::create_dir(&folder).expect("a new folder");
+            give_away(&folder);
         }
         let root = root.canonicalize().expect("it was made");
         let shim = compile(&home.path("durable.so"));

@@ -122,17 +122,19 @@ impl Kumod {
         wait_for("kumod to end", patience, || self.child.try_wait().expect("it is our child"))
     }
 
-    /// SIGTERM; it must end well.
-    pub fn stop(mut self) {
+    /// SIGTERM; it must end well. What it said.
+    pub fn stop(mut self) -> Vec<String> {
         self.terminate();
         let status = self.wait(PATIENCE);
         assert!(status.success(), "kumod ended with {status}: {:?}", self.said());
+        self.said()
     }
 
-    /// SIGKILL; returns once it is gone.
-    pub fn kill(mut self) {
+    /// SIGKILL; returns once it is gone, with what it said.
+    pub fn kill(mut self) -> Vec<String> {
         self.child.kill().expect("it can be killed");
         self.child.wait().expect("it is our child");
+        self.said()
     }
 }
 
