@@ -3,6 +3,8 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses a part")]
 pub mod choices;
 mod client;
+pub mod damage;
+pub mod folders;
 mod home;
 pub mod lives;
 pub mod load;
