@@ -1,5 +1,7 @@
 //! That folders go bad as they are told to, and get well again; that damage is where it is said to be.
-use super::support::damage::{Table, cut_table, delete_table, flip_log, flip_manifest, flip_table};
+use super::support::damage::{
+    Table, cut_table, delete_table, flip_log, flip_manifest, flip_table, lengthen_manifest,
+};
 use super::support::folders::{Immutable, ReadOnly, Small, folder_for_immutable};
 use kumo_core::config::service::{SpoolDefinition, SpoolKind};
 use kumo_core::id::SpoolId;
@@ -104,10 +106,9 @@ fn damaged(how: impl Fn(&Path) -> PathBuf) -> (PathBuf, Vec<u8>, Option<Vec<u8>>
 
 #[test]
 fn flipped_octets_are_in_the_middle_of_the_file_that_was_meant() {
-    let hows: [(&str, fn(&Path) -> PathBuf); 4] = [
+    let hows: [(&str, fn(&Path) -> PathBuf); 3] = [
         (".sst", |database| flip_table(database, Table::Newest)),
         (".sst", |database| flip_table(database, Table::Of("meta"))),
-        ("MANIFEST", flip_manifest),
         (".log", flip_log),
     ];
     for (name, how) in hows {
@@ -119,6 +120,21 @@ fn flipped_octets_are_in_the_middle_of_the_file_that_was_meant() {
         let middle = was.len() / 2;
         assert_eq!(changed, (middle..middle + 16).collect::<Vec<_>>(), "{path:?}");
     }
+}
+
+#[test]
+fn a_manifest_is_damaged_in_what_a_record_says_or_in_its_length() {
+    let changed = |how: fn(&Path) -> PathBuf| {
+        let (path, was, is) = damaged(how);
+        assert!(path.to_string_lossy().starts_with("MANIFEST-"), "{path:?}");
+        let is = is.unwrap();
+        assert_eq!(was.len(), is.len());
+        (0..was.len()).filter(|at| was[*at] != is[*at]).collect::<Vec<_>>()
+    };
+    let (said, length) = (changed(flip_manifest), changed(lengthen_manifest));
+    // The length's second octet, then the type, then what the record says.
+    assert_eq!((length.len(), length[0] + 2), (1, said[0]));
+    assert!((1..=16).contains(&said.len()), "{said:?}");
 }
 
 #[test]

@@ -118,6 +118,10 @@ impl Kumod {
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "kumod can't be signalled");
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it is our child").is_some()
+    }
+
     pub fn wait(&mut self, patience: Duration) -> ExitStatus {
         wait_for("kumod to end", patience, || self.child.try_wait().expect("it is our child"))
     }
