@@ -92,6 +92,8 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     entries.map(|entry| (entry.path(), fs::read(entry.path()).unwrap())).collect()
 }
 
+type How = fn(&Path) -> PathBuf;
+
 /// The file that was damaged, before and after; all others must be as they were.
 fn damaged(how: impl Fn(&Path) -> PathBuf) -> (PathBuf, Vec<u8>, Option<Vec<u8>>) {
     let folder = tempdir().unwrap();
@@ -106,7 +108,7 @@ fn damaged(how: impl Fn(&Path) -> PathBuf) -> (PathBuf, Vec<u8>, Option<Vec<u8>>
 
 #[test]
 fn flipped_octets_are_in_the_middle_of_the_file_that_was_meant() {
-    let hows: [(&str, fn(&Path) -> PathBuf); 3] = [
+    let hows: [(&str, How); 3] = [
         (".sst", |database| flip_table(database, Table::Newest)),
         (".sst", |database| flip_table(database, Table::Of("meta"))),
         (".log", flip_log),
@@ -124,7 +126,7 @@ fn flipped_octets_are_in_the_middle_of_the_file_that_was_meant() {
 
 #[test]
 fn a_manifest_is_damaged_in_what_a_record_says_or_in_its_length() {
-    let changed = |how: fn(&Path) -> PathBuf| {
+    let changed = |how: How| {
         let (path, was, is) = damaged(how);
         assert!(path.to_string_lossy().starts_with("MANIFEST-"), "{path:?}");
         let is = is.unwrap();

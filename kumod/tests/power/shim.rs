@@ -2,6 +2,7 @@
 //! may leave where a part of the unsynced is kept. Whether kumod bears it is another file's question.
 use super::support::Home;
 use super::support::choices::Choices;
+use super::support::power::state::State;
 use super::support::power::{Disk, Keep, Lost};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -44,10 +45,12 @@ fn after(before: &str, script: &str, keep: Keep<'_>) -> (BTreeMap<String, String
     (tree(&home.path("disk")), lost)
 }
 
+type Tree = &'static [(&'static str, &'static str)];
+
 #[test]
 fn a_cut_leaves_what_was_synced() {
     // What is durable before, what happens then, what is there after the cut.
-    let stories: [(&str, &str, &[(&str, &str)]); 13] = [
+    let stories: [(&str, &str, Tree); 13] = [
         ("", "echo new > a; sync a", &[]),
         ("", "echo new > a; sync .", &[("a", "")]),
         ("", "printf one > a; sync a .; printf two >> a", &[("a", "one")]),
@@ -100,6 +103,24 @@ fn a_lenient_cut_leaves_any_prefix_and_any_choice_of_changes() {
     let expected =
         ["{\"a\": \"\\n\", \"b\": \"\\n\"}", "{\"a\": \"\\n\"}", "{\"b\": \"\\n\"}", "{}"];
     assert_eq!(changes, BTreeSet::from(expected.map(String::from)));
+}
+
+/// File systems do that as they please, so that no script can make them.
+#[test]
+fn a_folder_with_the_number_of_one_that_was_removed_is_another() {
+    let entries = |of: &[(&str, u64)]| of.iter().map(|(name, n)| (name.to_string(), *n)).collect();
+    let mut state = State {
+        root: 1,
+        folders: BTreeMap::from([(1, entries(&[("d", 2)])), (2, entries(&[("a", 3)]))]),
+        files: BTreeMap::from([(3, 5)]),
+    };
+    let lines = "gone 2 a\ngone 1 d\nfolder 2 1 e\nfile 4 2 b\nsettled 2 43\n";
+    assert_eq!(state.follow(lines, &mut Keep::Nothing), 3);
+    let [(name, number)] = state.folders[&1].iter().collect::<Vec<_>>()[..] else {
+        panic!("{state:?}")
+    };
+    assert_eq!((name.as_str(), &state.folders[number]), ("d", &entries(&[("a", 3)])));
+    assert_eq!(state.folders[&2], entries(&[("b", 4)]), "durable, in a folder that isn't");
 }
 
 /// Lengths can't tell it, so it must not pass unnoticed.

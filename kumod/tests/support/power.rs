@@ -8,7 +8,7 @@
 //! with KEEP_SIZE, and ftruncate only to give room behind the end back. The shim says so if that ever changes, and then
 //! this panics. It doesn't tear or reorder the octets of one file, which `io-sim`'s disk does, and folders come back
 //! with the owner and mode that kumod's have.
-mod state;
+pub mod state;
 
 use super::choices::Choices;
 use super::home::{Home, give_away};

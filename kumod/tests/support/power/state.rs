@@ -1,8 +1,9 @@
 //! Which names and octets were durable when the power went: a pure reading of the shim's lines.
 //! Invariant: a change of a folder is durable once a sync of that folder began after its line, octets once a sync of their
-//! file began with them there. Files and folders are told by inode number, so that a name given twice confuses nobody.
+//! file began with them there. Files and folders are told by inode number, so that a name given twice confuses nobody; the
+//! number of a folder that was removed may be given again, and then the old folder gets another one here.
 use super::Keep;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -36,7 +37,8 @@ impl State {
 
     /// Everything that happened, less what is lost; how many changes of folders were.
     pub fn follow(&mut self, lines: &str, keep: &mut Keep<'_>) -> usize {
-        let lines = Line::all(lines);
+        let mut lines = Line::all(lines);
+        self.tell_apart(&mut lines);
         let settled = settled(&lines);
         let mut lost = 0;
         for line in &lines {
@@ -54,6 +56,35 @@ impl State {
             }
         }
         lost
+    }
+
+    /// Numbers of files aren't given again: the shim's links keep them in use.
+    fn tell_apart(&mut self, lines: &mut [Line]) {
+        let mut folders: BTreeSet<u64> = self.folders.keys().copied().collect();
+        for at in 0..lines.len() {
+            let (inode, is_folder) = match lines[at].what {
+                What::File { inode, .. } => (inode, false),
+                What::Folder { inode, .. } => (inode, true),
+                _ => continue,
+            };
+            if folders.remove(&inode) {
+                self.renumber(inode, u64::MAX - at as u64, &mut lines[..at]);
+            }
+            if is_folder {
+                folders.insert(inode);
+            }
+        }
+    }
+
+    fn renumber(&mut self, old: u64, new: u64, lines: &mut [Line]) {
+        if let Some(entries) = self.folders.remove(&old) {
+            self.folders.insert(new, entries);
+        }
+        let entries = self.folders.values_mut().flat_map(|entries| entries.values_mut());
+        let numbers = lines.iter_mut().flat_map(|line| line.what.folders_mut());
+        for number in entries.chain(numbers).filter(|number| **number == old) {
+            *number = new;
+        }
     }
 
     /// A thing is there even if its name is going to be lost: another name may follow.
@@ -166,6 +197,17 @@ impl What {
             _ => return None,
         };
         Some(what)
+    }
+
+    /// Every number that may be a folder's.
+    fn folders_mut(&mut self) -> Vec<&mut u64> {
+        match self {
+            What::File { folder, .. } | What::Gone { folder, .. } => vec![folder],
+            What::Folder { inode, folder, .. } => vec![inode, folder],
+            What::Moved { from, into, inode, .. } => vec![from, into, inode],
+            What::Settled { folder, .. } => vec![folder],
+            _ => Vec::new(),
+        }
     }
 
     /// Those whose sync makes it durable; none if it isn't a change of a folder.
