@@ -4,7 +4,7 @@ export KUMOD_CACHE
 # Shared between checkouts, so that dependencies are compiled once.
 export CARGO_TARGET_DIR ?= $(KUMOD_CACHE)/target
 
-.PHONY: help demo test sim sim-planted crash bench bench-peers
+.PHONY: help demo test sim sim-planted crash power bench bench-peers
 
 # RocksDB is compiled once and kept; every target that builds needs to know where.
 with_rocksdb = ROCKSDB_LIB_DIR=$$(kumod/tools/setup.sh $(1)) && export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1 &&
@@ -33,6 +33,10 @@ demo: ## two kumods of this build: 2,000 messages from one to the other, and a t
 crash: ## kill -9 at 20 random moments under load, restart, drain, count with a ledger outside kumod (KUMOD_CRASHES=20)
 	@$(call with_rocksdb,test) KUMOD_CRASHES=$${KUMOD_CRASHES:-20} \
 	  cargo test --release --locked -p kumod --test crash -- --nocapture
+
+power: ## the same with 20 power cuts for one database and for two: what wasn't synced is taken away (KUMOD_POWER_CUTS=20)
+	@$(call with_rocksdb,test) KUMOD_POWER_CUTS=$${KUMOD_POWER_CUTS:-20} \
+	  cargo test --release --locked -p kumod --test power -- --nocapture --test-threads 1
 
 bench: ## the engine alone on one core, then 200,000 messages that can't leave: rates, memory, restart (root)
 	@cargo bench --locked -p kumo-core --bench engine_lifecycle

@@ -4,7 +4,6 @@ mod support;
 
 use bytes::Bytes;
 use kumo_core::config::SpoolDefinition;
-use kumo_core::config::service::{RocksParams, SpoolKind};
 use kumo_core::id::SpoolId;
 use kumo_core::port::{Family, Spool, SpoolOperation, SyncMode};
 use kumo_io_real::spool::RealSpool;
@@ -35,13 +34,7 @@ async fn with_orphan(folder: &Path) {
     for entry in fs::read_dir(golden).unwrap().flatten() {
         fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
     }
-    let definition = |name: &str| SpoolDefinition {
-        name: name.into(),
-        path: folder.to_str().unwrap().into(),
-        kind: SpoolKind::RocksDB,
-        flush: true,
-        rocks_params: RocksParams::default(),
-    };
+    let definition = |name: &str| SpoolDefinition::at(name, folder.to_str().unwrap());
     let spool = RealSpool::open(&definition("data"), &definition("meta")).unwrap();
     let value = Bytes::from_static(b"no record");
     let put = SpoolOperation::Put { family: Family::Data, key: ORPHAN, value };

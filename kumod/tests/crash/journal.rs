@@ -1,7 +1,7 @@
 //! The engine's journals of all lives: every segment is run again through a second engine, and every hash compared.
 //! Invariant: a kill may tear the end of the segment it interrupts, and nothing before it. Neither what local parts, subjects
 //! and bodies say nor what the peer replied may stand in them. Whether the engine decided well is the ledger's to say.
-use super::choices::Choices;
+use super::support::choices::Choices;
 use kumo_core::journal::{End, Replayed, replay};
 use std::fs;
 use std::path::PathBuf;

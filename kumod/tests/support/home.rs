@@ -10,13 +10,20 @@ pub const USER: &str = "nobody";
 
 pub struct Home {
     folder: tempfile::TempDir,
+    /// Of the logs.
+    logs: &'static str,
 }
 
 impl Home {
     pub fn new() -> Home {
+        Home::with_logs("logs")
+    }
+
+    /// With the logs in a folder of this name.
+    pub fn with_logs(logs: &'static str) -> Home {
         let folder = tempfile::tempdir().expect("a temporary folder");
         give_away(folder.path());
-        Home { folder }
+        Home { folder, logs }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -37,18 +44,30 @@ impl Home {
         listener: &str,
         handlers: &str,
     ) -> PathBuf {
+        self.policy_with_options(data, meta, "", listener, handlers)
+    }
+
+    /// `spool`: further options of both spools, as Lua fields.
+    pub fn policy_with_options(
+        &self,
+        data: &str,
+        meta: &str,
+        spool: &str,
+        listener: &str,
+        handlers: &str,
+    ) -> PathBuf {
         let text = format!(
             "local kumo = require 'kumo'
              kumo.on('init', function()
-               kumo.define_spool {{ name = 'data', path = '{data}', min_free_space = 1000000 }}
-               kumo.define_spool {{ name = 'meta', path = '{meta}', min_free_space = 1000000 }}
+               kumo.define_spool {{ name = 'data', path = '{data}', min_free_space = 1000000, {spool} }}
+               kumo.define_spool {{ name = 'meta', path = '{meta}', min_free_space = 1000000, {spool} }}
                kumo.configure_local_logs {{ log_dir = '{logs}' }}
                kumo.start_esmtp_listener {{ listen = '127.0.0.1:0', {listener} }}
              end)
              {handlers}",
             data = self.path(data).display(),
             meta = self.path(meta).display(),
-            logs = self.path("logs").display(),
+            logs = self.path(self.logs).display(),
         );
         self.policy_text(&text)
     }
@@ -73,7 +92,7 @@ impl Home {
 
     /// What has been logged so far, in order; a segment may still be growing.
     pub fn records(&self) -> Vec<Value> {
-        let Ok(entries) = fs::read_dir(self.path("logs")) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(self.path(self.logs)) else { return Vec::new() };
         let mut segments: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
         segments.sort();
         segments.iter().flat_map(|segment| lines_of(segment)).collect()
@@ -92,7 +111,8 @@ fn lines_of(segment: &Path) -> Vec<Value> {
     lines.map(|line| serde_json::from_str(&line).expect("each line is JSON")).collect()
 }
 
-fn give_away(path: &Path) {
+/// To whom kumod runs as.
+pub fn give_away(path: &Path) {
     if !kumod::privileges::is_root() {
         return;
     }

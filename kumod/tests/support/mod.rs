@@ -1,11 +1,19 @@
 //! For tests of the real binary: a home for it, the process, scripted clients and servers on the loopback
 //! interface, and its logs. Invariant: no wait here is without an end, and no process outlives its test.
 #![allow(dead_code, unused_imports, reason = "each test file uses a part")]
+pub mod choices;
 mod client;
+pub mod damage;
+pub mod folders;
 mod home;
+pub mod lives;
+pub mod load;
+pub mod peer;
+pub mod power;
 mod process;
 mod sink;
 pub mod trace;
+pub mod verdict;
 
 pub use client::{Client, Reply, swaks};
 pub use home::Home;

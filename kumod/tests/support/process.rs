@@ -1,6 +1,7 @@
 //! kumod as a child process, from its start to its end.
 use super::home::USER;
 use super::{PATIENCE, wait_for};
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -49,9 +50,13 @@ impl Kumod {
 
     /// Serving, with variables of the environment.
     pub fn start_in(policy: &Path, environment: &[(&str, &str)]) -> Kumod {
+        Kumod::launch_in(policy, environment).ready()
+    }
+
+    pub fn launch_in<V: AsRef<OsStr>>(policy: &Path, environment: &[(&str, V)]) -> Kumod {
         let mut command = command(policy);
-        command.envs(environment.iter().copied());
-        Kumod::run(command).ready()
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        Kumod::run(command)
     }
 
     /// Under strace, which writes `options`' calls of every thread to `trace`, with contents in hexadecimal and the
@@ -113,21 +118,27 @@ impl Kumod {
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "kumod can't be signalled");
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it is our child").is_some()
+    }
+
     pub fn wait(&mut self, patience: Duration) -> ExitStatus {
         wait_for("kumod to end", patience, || self.child.try_wait().expect("it is our child"))
     }
 
-    /// SIGTERM; it must end well.
-    pub fn stop(mut self) {
+    /// SIGTERM; it must end well. What it said.
+    pub fn stop(mut self) -> Vec<String> {
         self.terminate();
         let status = self.wait(PATIENCE);
         assert!(status.success(), "kumod ended with {status}: {:?}", self.said());
+        self.said()
     }
 
-    /// SIGKILL; returns once it is gone.
-    pub fn kill(mut self) {
+    /// SIGKILL; returns once it is gone, with what it said.
+    pub fn kill(mut self) -> Vec<String> {
         self.child.kill().expect("it can be killed");
         self.child.wait().expect("it is our child");
+        self.said()
     }
 }
 

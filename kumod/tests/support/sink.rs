@@ -131,6 +131,19 @@ impl Sink {
         self.ledger.begun.load(Ordering::SeqCst)
     }
 
+    /// Returns once nothing has begun for a while, or when patience ends.
+    pub fn rest(&self, quiet: Duration, patience: Duration) {
+        let started = Instant::now();
+        let (mut seen, mut since) = (self.activity(), started);
+        while since.elapsed() < quiet && started.elapsed() < patience {
+            std::thread::sleep(Duration::from_millis(50));
+            let now = self.activity();
+            if now != seen {
+                (seen, since) = (now, Instant::now());
+            }
+        }
+    }
+
     /// Transactions whose connection went away before they were over.
     pub fn cut(&self) -> usize {
         self.ledger.cut.load(Ordering::SeqCst)

@@ -1,7 +1,7 @@
 //! Clients that send without a pause to whatever kumod runs just now, and the ledger of what they were told.
 //! Invariant: a submission is in the ledger before its first octet is on the wire.
 use super::choices::Choices;
-use super::support::{Client, Reply};
+use super::{Client, Reply};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};

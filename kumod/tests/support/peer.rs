@@ -1,7 +1,7 @@
 //! The server that kumod delivers to, which does what each recipient's name says, and remembers whom it refused for good.
 //! `plain` takes mail, `slow` takes its time, `later` is refused for now once, `never` for good; to the first final dot
 //! with `busy` in front it says 450, and after one with `silent` in front it hangs up without a word.
-use super::support::{Behaviour, Sunk, Verdict};
+use super::{Behaviour, Sunk, Verdict};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Everything that is chosen at random in the crash test, from one seed. What can't be replayed is the machine's timing.
+//! Everything that a test chooses at random, from one seed. What can't be replayed is the machine's timing.
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// SplitMix64.
@@ -34,9 +34,9 @@ impl Choices {
     }
 }
 
-/// `KUMOD_CRASH_SEED`, or the clock.
-pub fn seed() -> u64 {
-    let chosen = number("KUMOD_CRASH_SEED");
+/// What `variable` says, or the clock.
+pub fn seed(variable: &str) -> u64 {
+    let chosen = number(variable);
     chosen.unwrap_or_else(|| {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         since.as_nanos() as u64 % 1_000_000_000
