@@ -8,6 +8,7 @@ compile_error!("kumo-io-real is the real world; the simulator must not compile i
 
 pub mod dns;
 pub mod files;
+pub mod folder;
 pub mod host;
 pub mod net;
 pub mod spool;

@@ -12,7 +12,7 @@ pub fn prepare(setting: &str, folder: &Path) -> Result<(), String> {
             "{setting} {folder}: can't {what}: {error}; it has to be a directory that kumod's user can write"
         )
     };
-    fs::create_dir_all(folder).map_err(|error| failed(error, "make it"))?;
+    kumo_io_real::folder::make(folder).map_err(|error| failed(error, "make it"))?;
     // The number keeps others' probes apart.
     let path = folder.join(format!(".probe-{}", std::process::id()));
     let written = File::create(&path).and_then(|mut file| file.write_all(b"probe\n"));

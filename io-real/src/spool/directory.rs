@@ -1,38 +1,25 @@
 //! A spool's directory before it is used: made where missing, and tried out, so that a wrong owner or mode is one
 //! clear error at start instead of many strange ones later. Locking is [`lock`](super::lock)'s.
+use crate::folder;
 use kumo_core::port::{SpoolError, SpoolErrorKind};
 use std::ffi::CString;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const PROBE_PREFIX: &str = ".kumo-dir-probe";
 
 /// Makes the directory and its missing parents (0755 less the umask), each durably, and tries it out.
 pub(super) fn prepare(path: &Path) -> Result<(), SpoolError> {
-    create(path).map_err(|failure| unusable(path, failure))?;
+    folder::make(path).step("making it").map_err(|failure| unusable(path, failure))?;
     probe(path)
 }
 
 /// Writes, syncs, renames and removes a file, as the spool is going to.
 pub(super) fn probe(path: &Path) -> Result<(), SpoolError> {
     try_out(path).map_err(|failure| unusable(path, failure))
-}
-
-/// Syncs the entries of a folder.
-pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-/// Makes one folder; whether it is new. Its entry in the parent isn't synced yet.
-pub(super) fn make_folder(path: &Path) -> io::Result<bool> {
-    match DirBuilder::new().mode(0o755).create(path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 struct Failure {
@@ -48,17 +35,6 @@ impl<T> Step<T> for io::Result<T> {
     fn step(self, step: &'static str) -> Result<T, Failure> {
         self.map_err(|error| Failure { step, error })
     }
-}
-
-fn create(path: &Path) -> Result<(), Failure> {
-    let missing: Vec<&Path> =
-        path.ancestors().take_while(|folder| !folder.as_os_str().is_empty()).collect();
-    for folder in missing.into_iter().rev().skip_while(|folder| folder.is_dir()) {
-        make_folder(folder).step("making it")?;
-        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
-        sync_folder(parent.unwrap_or(Path::new("."))).step("syncing its parent")?;
-    }
-    Ok(())
 }
 
 fn try_out(path: &Path) -> Result<(), Failure> {

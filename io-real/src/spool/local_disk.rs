@@ -6,6 +6,7 @@
 use super::directory;
 use super::lock::LockFile;
 use super::store::{Backend, Found, Purpose, ScanRequest, Scanned, closed, io_error};
+use crate::folder;
 use bytes::Bytes;
 use kumo_core::id::SpoolId;
 use kumo_core::limits;
@@ -60,9 +61,9 @@ impl LocalDisk {
         let spool = LocalDisk::new(root, Purpose::Serve)?;
         for folder in ["new", "data"] {
             let path = root.join(folder);
-            directory::make_folder(&path).map_err(|error| io_error(&path, "making it", &error))?;
+            folder::make_one(&path).map_err(|error| io_error(&path, "making it", &error))?;
         }
-        directory::sync_folder(root).map_err(|error| io_error(root, "syncing it", &error))?;
+        folder::sync(root).map_err(|error| io_error(root, "syncing it", &error))?;
         spool.empty_new().map_err(|error| io_error(&root.join("new"), "emptying it", &error))?;
         Ok(spool)
     }
@@ -159,7 +160,7 @@ impl LocalDisk {
         let ours = folder.ancestors().take_while(|ancestor| *ancestor != data);
         let levels: Vec<&Path> = ours.collect();
         for level in levels.into_iter().rev() {
-            if directory::make_folder(level)? {
+            if folder::make_one(level)? {
                 let parent = level.parent().expect("it lies below data/");
                 unsynced.folders.insert(parent.to_owned());
             }
@@ -237,7 +238,7 @@ impl LocalDisk {
             sync_file_system(&self.root).map_err(|error| (&*self.root, error))?;
         }
         for path in &unsynced.folders {
-            directory::sync_folder(path).map_err(|error| (&**path, error))?;
+            folder::sync(path).map_err(|error| (&**path, error))?;
         }
         Ok(())
     }

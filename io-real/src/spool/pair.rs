@@ -1,9 +1,9 @@
 //! Two stores that belong together carry the same random id, each in a small file. Without it a volume that isn't
 //! mounted looks like a spool without envelopes, and every body in the other store like one to be swept.
 //! Invariant: ids are written only before either store is first used. What is in the stores isn't looked at.
-use super::directory;
 use super::lock::LockFile;
 use super::store::{Purpose, io_error};
+use crate::folder;
 use crate::host::RealHost;
 use kumo_core::config::service::SpoolKind;
 use kumo_core::port::{Host, SpoolError, SpoolErrorKind};
@@ -95,7 +95,7 @@ impl Half<'_> {
         let unfinished = file.with_extension("pair-unfinished");
         write_synced(&unfinished, id)
             .and_then(|()| fs::rename(&unfinished, &file))
-            .and_then(|()| directory::sync_folder(self.path))
+            .and_then(|()| folder::sync(self.path))
             .map_err(|error| io_error(&file, "writing it", &error))
     }
 

@@ -54,7 +54,7 @@ fn uuid(seed: u64) -> String {
 fn keep(path: &Path, id: &str) -> io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     if let Some(directory) = directory {
-        fs::create_dir_all(directory)?;
+        kumo_io_real::folder::make(directory)?;
     }
     let partial = path.with_extension("partial");
     let mut file = File::create(&partial)?;

@@ -161,7 +161,7 @@ impl Sink {
     }
 
     fn open(&mut self, second: i64) -> io::Result<Segment> {
-        fs::create_dir_all(&self.place.directory)?;
+        kumo_io_real::folder::make(&self.place.directory)?;
         let frame = Frame::new(self.settings.compression_level)?;
         let first = self.last_second.map_or(second, |last| second.max(last.saturating_add(1)));
         for second in first..first.saturating_add(NAME_ATTEMPTS) {

@@ -63,7 +63,6 @@ fn a_cut_costs_no_mail_that_was_answered() {
 }
 
 #[test]
-#[ignore = "kumod makes the folder with .nodeid in it, and never syncs the folder above: all mail is lost"]
 fn a_cut_costs_no_mail_in_a_folder_that_kumod_made() {
     let (accepted, delivered) = accepted_and_delivered(true, &[]);
     assert_eq!(delivered, accepted);

@@ -1,8 +1,9 @@
 //! The folder that damaged records are exported to, one file each: `<id>.data` and `<id>.meta`.
 //! Invariant: what was exported is durable under its name when the call returns, and nothing that was exported before
 //! is overwritten. The same octets are kept once.
+use crate::folder;
+use crate::spool::rocks;
 use crate::spool::store::io_error;
-use crate::spool::{directory, rocks};
 use kumo_core::id::SpoolId;
 use kumo_core::port::{Family, SpoolError};
 use std::fs::{self, DirBuilder, File};
@@ -45,14 +46,14 @@ impl Quarantine {
         file.write_all(record)?;
         file.sync_all()?;
         fs::rename(&unfinished, &path)?;
-        directory::sync_folder(&self.folder)
+        folder::sync(&self.folder)
     }
 
     fn make_folder(&self) -> io::Result<()> {
         match DirBuilder::new().mode(0o700).create(&self.folder) {
             Ok(()) => {
                 let spool = self.folder.parent().expect("it lies below a spool");
-                directory::sync_folder(spool)
+                folder::sync(spool)
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(error),
@@ -68,7 +69,7 @@ impl Quarantine {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => break,
                 Err(error) => return Err(error),
                 Ok(content) if content == record => {
-                    directory::sync_folder(&self.folder)?;
+                    folder::sync(&self.folder)?;
                     return Ok(None);
                 }
                 Ok(_) => path = self.folder.join(format!("{name}.{number}")),
