@@ -24,6 +24,9 @@ use alloc::vec::Vec;
 /// How long an update or a removal may stay unsynced, and how long a failed undo or sync rests.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
 
+/// The same while the health gate is shut: such a disk needs its rest, and a promise can't wait for ever.
+const REST_SHUT: Duration = Duration::from_secs(5);
+
 /// Pauses before a batch that was turned away is handed over again; they double.
 const STALL_PAUSE_FIRST: Duration = Duration::from_micros(500);
 const STALL_PAUSE_LONGEST: Duration = Duration::from_millis(50);
@@ -112,7 +115,7 @@ impl Committer {
         if self.phase == Phase::Stopping && submission.is_store() {
             return self.done(ticket, CommitOutcome::Refused(Refusal::Stopping));
         }
-        if self.holds_back() {
+        if self.refusal() == Some(Refusal::Unhealthy) {
             return self.done(ticket, CommitOutcome::Refused(Refusal::Unhealthy));
         }
         if self.waiting.len() >= limits::COMMIT_BACKLOG {
@@ -147,7 +150,7 @@ impl Committer {
 
     /// When a `Tick` is wanted: a deadline, an unsynced write's second, or the end of a rest or a stall.
     pub fn next_wake(&self) -> Option<Mono> {
-        let free = !self.is_handing_over() && !self.holds_back();
+        let free = !self.is_handing_over();
         let owing = !self.undo.is_empty() || !self.orphans.is_empty();
         let unsynced = self.unsynced_since.map(|since| (since + SYNC_AFTER).max(self.rest_until));
         let wakes = [
@@ -168,11 +171,6 @@ impl Committer {
         StageId(self.next_stage)
     }
 
-    /// Whether the gate lets nothing through. A stop is the last chance for what is owed, and takes it.
-    fn holds_back(&self) -> bool {
-        self.is_shut && self.phase == Phase::Running
-    }
-
     fn gate(&mut self, is_open: bool) {
         self.is_shut = !is_open;
         self.refuse();
@@ -183,7 +181,7 @@ impl Committer {
         self.refuse();
     }
 
-    /// Why stores aren't taken; while the gate is shut nothing else is, either.
+    /// Why stores aren't taken; while the gate is shut nothing else is, either, but at a stop, which is the last chance.
     fn refusal(&self) -> Option<Refusal> {
         match self.phase {
             Phase::Running => self.is_shut.then_some(Refusal::Unhealthy),
@@ -309,7 +307,7 @@ impl Committer {
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
         }
-        if self.retry_at.is_none() && !self.holds_back() {
+        if self.retry_at.is_none() {
             self.hand_over(now);
         }
         self.finish(now);
@@ -476,7 +474,7 @@ impl Committer {
     }
 
     fn rest(&mut self, now: Mono) {
-        self.rest_until = now + SYNC_AFTER;
+        self.rest_until = now + if self.is_shut { REST_SHUT } else { SYNC_AFTER };
     }
 
     fn bodies_applied(&mut self, now: Mono, mut batch: Batch, result: Result<(), SpoolError>) {

@@ -5,7 +5,7 @@
 use crate::canary::{self, Canary};
 use crate::port::{SpoolError, SpoolErrorKind};
 use crate::time::{Duration, Mono};
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeSet, VecDeque};
 use alloc::format;
 use alloc::string::{String, ToString};
 
@@ -13,6 +13,8 @@ use alloc::string::{String, ToString};
 const QUIET: Duration = Duration::from_secs(5);
 /// Between probes in trouble, and while room is waited for.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// Kinds of damage that are told apart.
+const KNOWN_DAMAGE: usize = 256;
 /// Between notices of errors that keep coming.
 const NOTICE_EVERY: Duration = Duration::from_secs(5);
 
@@ -29,8 +31,8 @@ pub struct GateConfig {
 
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// A call of the store failed.
-    Failed { kind: SpoolErrorKind, text: &'a str },
+    /// A call of the store failed. A damage that can't be read shuts the gate when it is met, not at each message that lies in it.
+    Failed { call: Call, kind: SpoolErrorKind, text: &'a str },
     /// The store was damaged when it was opened, and what could be read of it is served.
     Damaged { text: &'a str },
     /// A store asked for patience until somebody's deadline had passed.
@@ -47,6 +49,12 @@ pub enum Input<'a> {
     Reopened(Result<(), &'a SpoolError>),
     /// Early ones are harmless.
     Tick,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    Read,
+    Write,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,6 +144,8 @@ pub struct Gate {
     last_error: Mono,
     background: Option<u64>,
     has_room: bool,
+    /// Damage that has shut it once, in the store's words.
+    known: BTreeSet<String>,
     noticed: u64,
     notice_from: Mono,
     outputs: VecDeque<Output>,
@@ -152,6 +162,7 @@ impl Gate {
             last_error: Mono(0),
             background: None,
             has_room: true,
+            known: BTreeSet::new(),
             noticed: 0,
             notice_from: Mono(0),
             outputs: VecDeque::new(),
@@ -196,7 +207,11 @@ impl Gate {
 
     pub fn handle(&mut self, now: Mono, input: Input<'_>) {
         match input {
-            Input::Failed { kind, text } => self.failed(now, kind, text),
+            Input::Failed { call, kind, text } => {
+                if call == Call::Write || self.is_news(kind, text) {
+                    self.failed(now, kind, text);
+                }
+            }
             Input::Damaged { text } => self.latch(now, Cause::Damaged, text),
             Input::DeadlineUsedUp => {
                 self.error(now, "a write was held up until its deadline had passed");
@@ -233,6 +248,21 @@ impl Gate {
     }
 
     // ---- Errors ----------------------------------------------------------------------------------------
+
+    /// Whether a read's error isn't that of damage which has shut the gate before.
+    fn is_news(&mut self, kind: SpoolErrorKind, text: &str) -> bool {
+        if !matches!(kind, SpoolErrorKind::Corruption | SpoolErrorKind::Io) {
+            return true;
+        }
+        if self.known.contains(text) {
+            self.errors += 1;
+            return false;
+        }
+        if self.known.len() < KNOWN_DAMAGE {
+            self.known.insert(text.into());
+        }
+        true
+    }
 
     fn failed(&mut self, now: Mono, kind: SpoolErrorKind, text: &str) {
         let cause = match kind {

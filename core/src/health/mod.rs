@@ -7,4 +7,4 @@ mod gate;
 mod tests;
 
 pub use disk_guard::{DiskGuard, Edge, Threshold};
-pub use gate::{Cause, Gate, GateConfig, Input, Level, Notice, Output};
+pub use gate::{Call, Cause, Gate, GateConfig, Input, Level, Notice, Output};

@@ -72,7 +72,7 @@ impl Bench {
     }
 
     fn fail(&mut self, kind: SpoolErrorKind) {
-        self.input(Input::Failed { kind, text: "it hurts" });
+        self.input(Input::Failed { call: Call::Write, kind, text: "it hurts" });
     }
 
     /// Lets time pass, waking the gate exactly when it wants to be.
@@ -114,6 +114,21 @@ fn a_fatal_error_shuts_it_at_once_and_says_where_to_look() {
         assert_eq!(notice.text, expected);
         assert!(bench.gate.explain().unwrap().starts_with(&expected));
     }
+}
+
+#[test]
+fn damage_shuts_it_when_it_is_met_and_not_at_each_message_that_lies_in_it() {
+    let mut bench = Bench::new(config());
+    let kind = SpoolErrorKind::Corruption;
+    for text in ["block 1", "block 2"] {
+        bench.input(Input::Failed { call: Call::Read, kind, text });
+        assert!(bench.gate.is_latched(), "{text}");
+        assert!(!bench.latched_after(Duration::from_secs(300)));
+        bench.input(Input::Failed { call: Call::Read, kind, text });
+        assert!(!bench.gate.is_latched() && !bench.gate.is_troubled());
+    }
+    bench.input(Input::Failed { call: Call::Write, kind, text: "block 1" });
+    assert!(bench.gate.is_latched(), "what can't be written is always news");
 }
 
 #[test]
@@ -281,12 +296,16 @@ fn a_store_that_was_damaged_when_it_was_opened_begins_shut() {
 
 #[test]
 fn an_error_that_races_with_the_clearing_keeps_it_shut() {
-    for racing in
-        [Input::Failed { kind: SpoolErrorKind::Other, text: "x" }, Input::BackgroundErrors(2)]
-    {
+    for racing in [
+        Input::Failed { call: Call::Write, kind: SpoolErrorKind::Other, text: "x" },
+        Input::BackgroundErrors(2),
+    ] {
         let mut gate = Gate::new(config());
         gate.handle(Mono(0), Input::BackgroundErrors(1));
-        gate.handle(Mono(0), Input::Failed { kind: SpoolErrorKind::Io, text: "x" });
+        gate.handle(
+            Mono(0),
+            Input::Failed { call: Call::Write, kind: SpoolErrorKind::Io, text: "x" },
+        );
         let due = gate.next_wake().unwrap();
         gate.handle(due, Input::Tick);
         gate.handle(due, racing);

@@ -8,6 +8,7 @@ use kumo_core::commit::{
     CommitConfig, CommitOutcome, Committer, Deadline, Input, Output, Refusal, StageId, Ticket, Work,
 };
 use kumo_core::engine;
+use kumo_core::health::Call;
 use kumo_core::id::{OpId, SpoolId};
 use kumo_core::marks::{Mark, reached};
 use kumo_core::port::{Family, Spool, SpoolError, SpoolOperation, SyncMode};
@@ -57,6 +58,8 @@ struct Applied {
     stage: StageId,
     family: Family,
     synced: bool,
+    /// Handed over though the gate is shut: it may well fail, and would keep the gate from opening.
+    is_repair: bool,
     result: Result<(), SpoolError>,
 }
 
@@ -139,13 +142,13 @@ impl<W: World> CommitterLoop<W> {
 
     /// The gate hears of it before whoever waits for it does, so that it can shut before the next store.
     fn applied(&mut self, applied: Applied) {
-        let Applied { stage, family, synced, result } = applied;
+        let Applied { stage, family, synced, is_repair, result } = applied;
         let now = self.shared.now().mono;
         let health = &self.shared.health;
         match &result {
             Ok(()) if synced => health.synced(now, family),
-            Ok(()) => {}
-            Err(error) => health.failed(now, family, error),
+            Err(error) if !is_repair => health.failed(now, family, Call::Write, error),
+            _ => {}
         }
         if result.is_err() && health.is_shut() {
             self.machine.handle(now, Input::Gate { is_open: false });
@@ -163,16 +166,18 @@ impl<W: World> CommitterLoop<W> {
                     let shared = self.shared.clone();
                     let family = batch.first().map_or(Family::Meta, SpoolOperation::family);
                     let synced = sync == SyncMode::Synced;
+                    let is_repair = shared.health.is_shut();
                     self.stages.push(Box::pin(async move {
                         let result = shared.world.spool().apply(batch, sync).await;
-                        Applied { stage, family, synced, result }
+                        Applied { stage, family, synced, is_repair, result }
                     }));
                 }
                 Output::Sync { stage } => {
                     let (shared, family) = (self.shared.clone(), Family::Meta);
+                    let is_repair = shared.health.is_shut();
                     self.stages.push(Box::pin(async move {
                         let result = shared.world.spool().sync(family).await;
-                        Applied { stage, family, synced: true, result }
+                        Applied { stage, family, synced: true, is_repair, result }
                     }));
                 }
                 Output::Done { ticket, outcome } => self.done(ticket, outcome).await,

@@ -7,6 +7,7 @@ use crate::shared::{LoadError, SPOOL_DEADLINE, Shared};
 use crate::world::World;
 use kumo_core::commit::Work;
 use kumo_core::engine::{Admission, Input, InsertReason};
+use kumo_core::health::Call;
 use kumo_core::id::SpoolId;
 use kumo_core::marks::{Mark, reached};
 use kumo_core::port::{Family, ScanPage, Spool};
@@ -137,7 +138,7 @@ async fn page<W: World>(
         match timeout(SPOOL_DEADLINE, scan).await {
             Ok(Ok(page)) => return Some(page),
             Ok(Err(error)) => {
-                shared.health.failed(shared.now().mono, family, &error);
+                shared.health.failed(shared.now().mono, family, Call::Read, &error);
                 tracing::error!("the spool can't be read: {error}");
             }
             Err(_) => tracing::error!("the spool didn't answer within {SPOOL_DEADLINE:?}"),

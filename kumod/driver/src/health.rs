@@ -10,7 +10,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use kumo_core::config::SpoolDefinition;
 use kumo_core::config::service::SpoolKind;
 use kumo_core::engine;
-use kumo_core::health::{DiskGuard, Edge, Gate, GateConfig, Input, Level, Output};
+use kumo_core::health::{Call, DiskGuard, Edge, Gate, GateConfig, Input, Level, Output};
 use kumo_core::id::SpoolId;
 use kumo_core::port::{
     Family, FreeSpace, Spool, SpoolError, SpoolErrorKind, SpoolOperation, SpoolProperties, SyncMode,
@@ -190,14 +190,16 @@ impl Health {
 
     // ---- What calls come to ----------------------------------------------------------------------------
 
-    pub fn failed(&self, now: Mono, family: Family, error: &SpoolError) {
-        self.tell(now, self.store(family), Input::Failed { kind: error.kind, text: &error.text });
+    pub fn failed(&self, now: Mono, family: Family, call: Call, error: &SpoolError) {
+        let input = Input::Failed { call, kind: error.kind, text: &error.text };
+        self.tell(now, self.store(family), input);
     }
 
     /// A part of it couldn't be read.
     pub fn damaged(&self, now: Mono, family: Family, text: &str) {
         let kind = SpoolErrorKind::Corruption;
-        self.tell(now, self.store(family), Input::Failed { kind, text });
+        let input = Input::Failed { call: Call::Read, kind, text };
+        self.tell(now, self.store(family), input);
     }
 
     pub fn damaged_at_open(&self, now: Mono, family: Family, text: &str) {
@@ -265,12 +267,12 @@ enum Done {
     },
 }
 
-type Call = Pin<Box<dyn Future<Output = Done> + Send>>;
+type Errand = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 struct Watch<W: World> {
     shared: Arc<Shared<W>>,
     committer: mpsc::Sender<Control>,
-    calls: FuturesUnordered<Call>,
+    errands: FuturesUnordered<Errand>,
     /// What committer and engine were told last.
     told_shut: bool,
     /// `None`: one is under way.
@@ -282,7 +284,7 @@ pub(crate) async fn run<W: World>(shared: Arc<Shared<W>>, committer: mpsc::Sende
     let mut watch = Watch {
         shared,
         committer,
-        calls: FuturesUnordered::new(),
+        errands: FuturesUnordered::new(),
         told_shut: false,
         next_sample: Some(Mono(0)),
     };
@@ -290,11 +292,11 @@ pub(crate) async fn run<W: World>(shared: Arc<Shared<W>>, committer: mpsc::Sende
         watch.sample();
         watch.attend().await;
         let wake = watch.until_wake();
-        let Watch { shared, calls, .. } = &mut watch;
+        let Watch { shared, errands, .. } = &mut watch;
         let done = tokio::select! {
             biased;
             () = shared.health.changed.notified() => None,
-            Some(done) = calls.next(), if !calls.is_empty() => Some(done),
+            Some(done) = errands.next(), if !errands.is_empty() => Some(done),
             () = sleep(wake) => None,
         };
         if let Some(done) = done {
@@ -329,7 +331,7 @@ impl<W: World> Watch<W> {
             lock(&store.gate).handle(now, count);
         }
         let shared = self.shared.clone();
-        self.calls.push(Box::pin(async move {
+        self.errands.push(Box::pin(async move {
             let spool = shared.world.spool();
             let rooms = shared.health.stores.iter().map(|store| spool.free_space(store.family));
             let rooms = timeout(PROBE_DEADLINE, join_all(rooms)).await;
@@ -377,12 +379,12 @@ impl<W: World> Watch<W> {
             store.is_troubled.store(gate.is_troubled(), Ordering::Relaxed);
         }
         for (index, family, output) in wanted {
-            self.calls.push(self.call(index, family, output));
+            self.errands.push(self.errand(index, family, output));
         }
         self.tell_edge().await;
     }
 
-    fn call(&self, store: usize, family: Family, wanted: Output) -> Call {
+    fn errand(&self, store: usize, family: Family, wanted: Output) -> Errand {
         let shared = self.shared.clone();
         Box::pin(async move {
             let spool = shared.world.spool();

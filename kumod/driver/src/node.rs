@@ -21,6 +21,7 @@ use futures_util::future::join;
 use kumo_core::commit::{CommitOutcome, Work};
 use kumo_core::config::EsmtpListener;
 use kumo_core::engine::{AdminCommand, AdminReply, Engine, EngineConfig, Input};
+use kumo_core::health::Call;
 use kumo_core::id::SpoolId;
 use kumo_core::limits;
 use kumo_core::marks::{Mark, reached};
@@ -299,7 +300,7 @@ impl<W: World> Handle<W> {
     pub async fn compact(&self, family: Family) -> Result<(), SpoolError> {
         let compacted = self.shared.world.spool().compact(family).await;
         if let Err(error) = &compacted {
-            self.shared.health.failed(self.shared.now().mono, family, error);
+            self.shared.health.failed(self.shared.now().mono, family, Call::Read, error);
         }
         compacted
     }

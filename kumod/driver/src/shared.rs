@@ -12,6 +12,7 @@ use crate::record::{RecordEvent, Recorder};
 use crate::world::World;
 use kumo_core::commit::{CommitOutcome, Work};
 use kumo_core::engine::Input;
+use kumo_core::health::Call;
 use kumo_core::id::{OpId, SessionId, SpoolId, SpoolIdGenerator};
 use kumo_core::limits;
 use kumo_core::log::{PeerAddress, SourceAddress};
@@ -269,7 +270,7 @@ impl<W: World> Shared<W> {
             Ok(Ok(Some(value))) => Ok(value),
             Ok(Ok(None)) => Err(LoadError::Missing),
             Ok(Err(error)) => {
-                self.health.failed(self.now().mono, family, &error);
+                self.health.failed(self.now().mono, family, Call::Read, &error);
                 match error.kind {
                     SpoolErrorKind::Corruption => Err(self.damaged(id, &error.to_string())),
                     _ => Err(LoadError::Unavailable(error.to_string())),
