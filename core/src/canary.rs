@@ -35,7 +35,7 @@ canaries! {
     ExpirySkippedInReady "expiry-skipped-in-ready" "I9" "a message in a ready queue, or in line for one, never expires"
     SecondCompletion "second-completion" "I6" "a delivery that was completed can be completed again, and is"
     GateNeverShuts "gate-never-shuts" "gate" "whatever is wrong with the spool, mail is taken"
-    GateNeverOpens "gate-never-opens" "gate" "once shut, the spool's gate stays so"
+    GateNeverOpens "gate-never-opens" "I10" "once shut, the spool's gate stays so"
 }
 
 /// The one chosen, plus one; 0 is none.

@@ -245,12 +245,11 @@ async fn look(handle: &Handle<SimWorld>, ids: Vec<SpoolId>) -> Option<Seen> {
     });
     let (now, held, ready) = looked.await?;
     // As a scrape of the metrics does.
-    for family in [Family::Data, Family::Meta] {
-        let _ = handle.world().spool().properties(family);
-    }
     let _ = handle.world().host().memory();
     let counters = handle.counters();
-    let look = Look { at: now.mono, body_cache_octets: counters.body_cache_octets.get(), ready };
+    let body_cache_octets = counters.body_cache_octets.get();
+    let is_shut = handle.spool_health().iter().any(|store| store.latched);
+    let look = Look { at: now.mono, body_cache_octets, ready, is_shut };
     Some(Seen { look, held })
 }
 

@@ -2,7 +2,7 @@
 //! faults are in force; then all is healed, and every accepted message must settle within a bounded virtual time.
 //! Invariant: a run happens on a thread of its own, and nothing outlives it. What it proves is the checkers' to say.
 use crate::agenda::{Action, Agenda};
-use crate::check::{self, Facts, Violation, bounds, expiry::Residents, violation, waits};
+use crate::check::{self, Facts, Violation, bounds, expiry::Residents, gate, violation, waits};
 use crate::node::{Command, LifeEnd, Running};
 use crate::options::Options;
 use crate::setup;
@@ -474,6 +474,7 @@ impl Run<'_> {
             return self.break_off(broken);
         }
         let overdue = self.residents.overdue(now.mono);
+        let life = self.lives;
         let compact = self.looks.is_multiple_of(10);
         let asked = overdue.clone();
         let Ok(Some(seen)) = timeout(MINUTE, node.look(asked, compact)).await else {
@@ -481,6 +482,13 @@ impl Run<'_> {
             return self.residents.again(overdue, now.mono + MINUTE);
         };
         if let Some(broken) = bounds::check(&seen.look, self.options) {
+            self.break_off(broken);
+        }
+        // A life that has just ended, and begun again, has its own story.
+        let failing = self.universe.disk.failing_since().filter(|_| self.lives == life);
+        if now.mono > self.excused_until
+            && let Some(broken) = gate::check(seen.look.at, failing, seen.look.is_shut)
+        {
             self.break_off(broken);
         }
         if !seen.held.is_empty() {

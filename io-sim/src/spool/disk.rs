@@ -151,7 +151,10 @@ impl Disk {
     pub(super) fn open(&self, universe: &Universe) {
         let mut state = self.settled(universe);
         let State { paths, draws, .. } = &mut *state;
-        paths.iter_mut().for_each(|path| path.kill(&mut draws.crash));
+        for path in paths {
+            path.kill(&mut draws.crash);
+            path.failing_since = None;
+        }
     }
 
     pub(super) fn on_every_path(&self, work: impl Fn() -> Work) -> Vec<(usize, Work)> {
@@ -454,6 +457,11 @@ impl Disk {
     /// Ends every write whose time has come.
     pub fn settle(&self, universe: &Universe) {
         self.state().settle(universe);
+    }
+
+    /// Since when some path's last word on writing has been a fatal error.
+    pub fn failing_since(&self) -> Option<Mono> {
+        self.state().paths.iter().filter_map(|path| path.failing_since).min()
     }
 
     /// A sync has failed: a log takes nothing before it is opened again, files call nothing durable before the next life.

@@ -69,6 +69,8 @@ pub(crate) struct Path {
     /// Log: it takes nothing until then, since its disk was full.
     pub full_until: Mono,
     pub background_errors: u64,
+    /// The first fatal error of a write since a synced one has succeeded, in this life.
+    pub failing_since: Option<Mono>,
     /// Keys of which only half of the value is there.
     torn: BTreeSet<Key>,
     /// Keys that have become durable since [`Path::take_landed`].
@@ -131,6 +133,10 @@ pub(crate) fn coalesced(changes: Changes) -> Changes {
     changes.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect()
 }
 
+fn is_fatal(kind: SpoolErrorKind) -> bool {
+    matches!(kind, SpoolErrorKind::Io | SpoolErrorKind::NoSpace | SpoolErrorKind::Corruption)
+}
+
 impl Path {
     pub fn new(name: &'static str, kind: StoreKind) -> Path {
         Path {
@@ -146,6 +152,7 @@ impl Path {
             broken: None,
             full_until: Mono(0),
             background_errors: 0,
+            failing_since: None,
             torn: BTreeSet::new(),
             landed: Vec::new(),
         }
@@ -212,7 +219,15 @@ impl Path {
         self.free_at = end;
         let entry = self.queue.pop_front().expect("there is a front");
         let answer = entry.answer.clone();
+        let is_synced = matches!(entry.work, Work::Apply(_, SyncMode::Synced));
         let result = self.perform(entry, random);
+        match &result {
+            Ok(()) if is_synced => self.failing_since = None,
+            Err(error) if is_fatal(error.kind) => {
+                self.failing_since.get_or_insert(end);
+            }
+            _ => {}
+        }
         answer.set(result).expect("an entry ends once");
         true
     }

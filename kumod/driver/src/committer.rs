@@ -147,7 +147,9 @@ impl<W: World> CommitterLoop<W> {
         let health = &self.shared.health;
         match &result {
             Ok(()) if synced => health.synced(now, family),
-            Err(error) if !is_repair => health.failed(now, family, Call::Write, error),
+            Err(error) if !(is_repair && health.is_shut()) => {
+                health.failed(now, family, Call::Write, error)
+            }
             _ => {}
         }
         if result.is_err() && health.is_shut() {

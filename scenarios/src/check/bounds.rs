@@ -9,6 +9,8 @@ pub struct Look {
     pub at: Mono,
     pub body_cache_octets: u64,
     pub ready: Vec<ReadySummary>,
+    /// The spool's health gate.
+    pub is_shut: bool,
 }
 
 pub fn check(look: &Look, options: &Options) -> Option<Violation> {

@@ -12,6 +12,7 @@ mod copies;
 mod durable;
 pub mod expiry;
 mod fates;
+pub mod gate;
 mod loops;
 mod loss;
 mod refused;
