@@ -58,7 +58,7 @@ struct Applied {
     stage: StageId,
     family: Family,
     synced: bool,
-    /// Handed over though the gate is shut: it may well fail, and would keep the gate from opening.
+    /// Handed over though its store's gate is shut: it may well fail, and would keep the gate from opening.
     is_repair: bool,
     result: Result<(), SpoolError>,
 }
@@ -147,7 +147,7 @@ impl<W: World> CommitterLoop<W> {
         let health = &self.shared.health;
         match &result {
             Ok(()) if synced => health.synced(now, family),
-            Err(error) if !(is_repair && health.is_shut()) => {
+            Err(error) if !(is_repair && health.is_latched(family)) => {
                 health.failed(now, family, Call::Write, error)
             }
             _ => {}
@@ -168,7 +168,7 @@ impl<W: World> CommitterLoop<W> {
                     let shared = self.shared.clone();
                     let family = batch.first().map_or(Family::Meta, SpoolOperation::family);
                     let synced = sync == SyncMode::Synced;
-                    let is_repair = shared.health.is_shut();
+                    let is_repair = shared.health.is_latched(family);
                     self.stages.push(Box::pin(async move {
                         let result = shared.world.spool().apply(batch, sync).await;
                         Applied { stage, family, synced, is_repair, result }
@@ -176,7 +176,7 @@ impl<W: World> CommitterLoop<W> {
                 }
                 Output::Sync { stage } => {
                     let (shared, family) = (self.shared.clone(), Family::Meta);
-                    let is_repair = shared.health.is_shut();
+                    let is_repair = shared.health.is_latched(family);
                     self.stages.push(Box::pin(async move {
                         let result = shared.world.spool().sync(family).await;
                         Applied { stage, family, synced: true, is_repair, result }

@@ -177,6 +177,11 @@ impl Health {
         self.is_shut.load(Ordering::Acquire)
     }
 
+    /// Whether the gate of this family's own store is shut.
+    pub fn is_latched(&self, family: Family) -> bool {
+        self.is_shut() && lock(&self.store(family).gate).is_latched()
+    }
+
     pub fn illness(&self) -> Option<Illness> {
         if self.is_full.load(Ordering::Acquire) {
             return Some(Illness::DiskFull);
