@@ -20,6 +20,7 @@ library! {
     "lost-final-reply"
     "peer-silent-at-each-phase"
     "policy-hook-hangs"
+    "stop-while-policy-hangs"
     "clock-steps"
     "restart-storm"
     "thundering-retry"
