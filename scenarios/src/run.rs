@@ -208,10 +208,14 @@ impl Run<'_> {
             End::Stopped => self.universe.log.close(&self.universe),
             End::Killed | End::PowerCut => self.universe.log.crash(&self.universe, power_cut),
         }
-        std::mem::take(&mut self.lingering).into_iter().for_each(|what| self.note_end(what));
+        self.lingering_ends();
         node.kill();
         // Its tasks are dropped before the next life begins.
         sleep(Duration::from_millis(1)).await;
+    }
+
+    fn lingering_ends(&mut self) {
+        std::mem::take(&mut self.lingering).into_iter().for_each(|what| self.note_end(what));
     }
 
     async fn stop_node(&mut self) {
@@ -460,6 +464,9 @@ impl Run<'_> {
     /// Once a virtual minute: what an operator's monitoring would see.
     async fn look(&mut self) {
         self.looks += 1;
+        if !self.universe.disk.needs_reopen() {
+            self.lingering_ends();
+        }
         let now = self.universe.now();
         self.universe.log.settle(&self.universe);
         let universe = self.universe.clone();
@@ -523,8 +530,8 @@ impl Run<'_> {
         self.universe.lives.disarm();
         self.agenda.clear_faults();
         self.resume();
-        // Nothing opens a failed spool again yet: an operator does, by a restart.
-        if self.universe.disk.needs_reopen() {
+        // A log is opened again by its gate; files wait for an operator.
+        if self.options.disk.files && self.universe.disk.needs_reopen() {
             self.stop_node().await;
         }
         self.start_node().await;

@@ -18,7 +18,7 @@ pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
             Answer::Accepted { .. } | Answer::Ambiguous => continue,
         };
         let Some(copy) = story.copies.first() else { continue };
-        if ended_owing(facts, at) {
+        if ended_owing(facts, story.submitted.unwrap_or(at), at) {
             continue;
         }
         let what = format!("{submission} was {told} and delivered to {:?}", copy.recipients);
@@ -28,9 +28,10 @@ pub fn check(facts: &Facts<'_>) -> Vec<Violation> {
 }
 
 /// Whether the life in which it was refused ended before it can be trusted to have taken the store back: soon after, or with its disk in
-/// trouble to the end, which a stop says.
-fn ended_owing(facts: &Facts<'_>, refused: Mono) -> bool {
-    let Some((ended, how)) = facts.ends.iter().find(|(at, _)| *at >= refused) else { return false };
+/// trouble to the end, which a stop says. The client may have heard of it later.
+fn ended_owing(facts: &Facts<'_>, submitted: Mono, refused: Mono) -> bool {
+    let ended = facts.ends.iter().find(|(at, _)| *at >= submitted);
+    let Some((ended, how)) = ended else { return false };
     let shortly_before = Mono(ended.0.saturating_sub(TAKEN_BACK.as_nanos() as u64));
     let soon = *how != End::Stopped && refused >= shortly_before;
     soon || facts.trouble_between(&["disk"], shortly_before, *ended)
