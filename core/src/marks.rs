@@ -23,6 +23,7 @@ marks! {
     StoreRefusedAtStop "a store was refused since the process stops"
     BodiesWithoutCommit "bodies were written and their stores were refused before the commit"
     BatchFailed "a batch failed"
+    WrittenAgain "what wasn't synced is written again, for a sync has failed"
     BatchTurnedAway "a store asked for patience, and its batch is handed over again"
     RefusedUnhealthy "something wasn't stored since the health gate is shut"
     SyncFailed "a sync alone failed"

@@ -4,7 +4,9 @@ use super::{Deadline, Ticket, Work};
 use crate::id::SpoolId;
 use crate::limits;
 use crate::port::{Family, SpoolOperation};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use bytes::Bytes;
 
 /// A submission before or in its batch.
 #[derive(Debug)]
@@ -38,9 +40,20 @@ impl Submission {
     }
 }
 
+/// The last word on a message that was written and isn't synced: what a failed sync may have taken back.
+#[derive(Clone, Debug)]
+pub(super) enum LastWord {
+    Update(Bytes),
+    Remove,
+}
+
+pub(super) type LastWords = BTreeMap<SpoolId, LastWord>;
+
 /// What goes to the spool together.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
+    /// Written again.
+    pub redo: LastWords,
     pub submissions: Vec<Submission>,
     /// Stores to be taken back.
     pub undo: Vec<SpoolId>,
@@ -51,7 +64,10 @@ pub(super) struct Batch {
 
 impl Batch {
     pub fn is_empty(&self) -> bool {
-        self.submissions.is_empty() && self.undo.is_empty() && self.orphans.is_empty()
+        self.submissions.is_empty()
+            && self.undo.is_empty()
+            && self.orphans.is_empty()
+            && self.redo.is_empty()
     }
 
     /// A batch takes at least one submission, however large.
@@ -68,7 +84,18 @@ impl Batch {
 
     /// Whether a power cut right after it would break a promise or bring back what was taken back.
     pub fn needs_sync(&self) -> bool {
-        !self.undo.is_empty() || self.submissions.iter().any(Submission::is_store)
+        !self.undo.is_empty()
+            || !self.redo.is_empty()
+            || self.submissions.iter().any(Submission::is_store)
+    }
+
+    /// What it says of messages that a power cut may take back, if it isn't synced.
+    pub fn last_words(&self) -> impl Iterator<Item = (SpoolId, LastWord)> + '_ {
+        self.submissions.iter().filter_map(|submission| match &submission.work {
+            Work::Update { id, meta } => Some((*id, LastWord::Update(meta.clone()))),
+            Work::Remove { id } => Some((*id, LastWord::Remove)),
+            Work::Store(_) => None,
+        })
     }
 
     /// Bodies to be written before their meta.
@@ -85,6 +112,10 @@ impl Batch {
 
     pub fn meta_operations(&self, out: &mut Vec<SpoolOperation>) {
         let family = Family::Meta;
+        out.extend(self.redo.iter().map(|(id, word)| match word {
+            LastWord::Update(meta) => SpoolOperation::Put { family, key: *id, value: meta.clone() },
+            LastWord::Remove => SpoolOperation::Delete { family, key: *id },
+        }));
         out.extend(self.undo.iter().map(|id| SpoolOperation::Delete { family, key: *id }));
         for submission in &self.submissions {
             match &submission.work {
@@ -107,7 +138,8 @@ impl Batch {
             Work::Remove { id } => Some(*id),
             _ => None,
         });
-        self.undo.iter().copied().chain(removed)
+        let again = self.redo.iter().filter(|(_, word)| matches!(word, LastWord::Remove));
+        self.undo.iter().copied().chain(removed).chain(again.map(|(id, _)| *id))
     }
 }
 

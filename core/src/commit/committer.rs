@@ -7,7 +7,7 @@
 //! - until it is handed over, a deadline costs nothing: the store is dropped and its client told 451;
 //! - after that, the client is told 451 at the deadline, and when the batch lands the store is taken back before
 //!   anybody hears of it. A failed batch may be on disk in part, so its stores are taken back too.
-use super::batch::{Batch, Submission, delete_bodies};
+use super::batch::{Batch, LastWord, LastWords, Submission, delete_bodies};
 use super::{
     CommitConfig, CommitOutcome, Deadline, Durable, Input, Output, Refusal, StageId, Ticket,
     Waiver, Work,
@@ -68,6 +68,9 @@ pub struct Committer {
     bodies_written: Option<Batch>,
     commit: Option<Commit>,
     undo: Vec<SpoolId>,
+    /// Written since the last sync; once one has failed nobody knows what is left of it, and it is written again.
+    unsynced: LastWords,
+    redo: LastWords,
     /// Bodies that no meta speaks of any more, whatever a power cut does.
     orphans: Vec<SpoolId>,
     /// Two paths only: bodies whose meta a power cut may still bring back. They become orphans with its sync.
@@ -96,6 +99,8 @@ impl Committer {
             bodies_written: None,
             commit: None,
             undo: Vec::new(),
+            unsynced: LastWords::new(),
+            redo: LastWords::new(),
             orphans: Vec::new(),
             orphans_once_synced: Vec::new(),
             rest_until: Mono(0),
@@ -151,7 +156,7 @@ impl Committer {
     /// When a `Tick` is wanted: a deadline, an unsynced write's second, or the end of a rest or a stall.
     pub fn next_wake(&self) -> Option<Mono> {
         let free = !self.is_handing_over();
-        let owing = !self.undo.is_empty() || !self.orphans.is_empty();
+        let owing = !self.undo.is_empty() || !self.orphans.is_empty() || !self.redo.is_empty();
         let unsynced = self.unsynced_since.map(|since| (since + SYNC_AFTER).max(self.rest_until));
         let wakes = [
             (self.earliest_deadline != Mono(u64::MAX)).then_some(self.earliest_deadline),
@@ -322,8 +327,9 @@ impl Committer {
             Some(Commit::Stalled { batch }) => {
                 // The last moment that costs only an orphan.
                 let batch = self.without_stores(batch, |one| one.answered, Answer::TimedOut);
-                if !batch.is_empty() {
-                    self.apply_commit(batch);
+                match batch.is_empty() {
+                    true => self.begin_commit(now),
+                    false => self.apply_commit(batch),
                 }
             }
             busy => self.commit = busy,
@@ -358,6 +364,7 @@ impl Committer {
             && self.writing_bodies.is_none()
             && self.bodies_written.is_none()
             && self.undo.is_empty()
+            && self.redo.is_empty()
             && self.orphans.is_empty()
     }
 
@@ -366,6 +373,7 @@ impl Committer {
         let mut batch = Batch::default();
         if now >= self.rest_until {
             batch.undo = core::mem::take(&mut self.undo);
+            batch.redo = core::mem::take(&mut self.redo);
             batch.orphans = core::mem::take(&mut self.orphans);
         }
         while let Some(next) = self.waiting.front() {
@@ -373,6 +381,12 @@ impl Committer {
                 break;
             }
             batch.push(self.waiting.pop_front().expect("there is a front"));
+        }
+        // What is said of a message now is newer than what would be said again later; after a removal there is nothing newer.
+        for (id, _) in batch.last_words() {
+            if let Some(LastWord::Update(_)) = self.redo.get(&id) {
+                self.redo.remove(&id);
+            }
         }
         batch
     }
@@ -427,8 +441,10 @@ impl Committer {
 
     fn finish(&mut self, now: Mono) {
         let busy = self.is_handing_over() || !self.waiting.is_empty();
-        let owing =
-            !self.undo.is_empty() || !self.orphans.is_empty() || self.unsynced_since.is_some();
+        let owing = !self.undo.is_empty()
+            || !self.redo.is_empty()
+            || !self.orphans.is_empty()
+            || self.unsynced_since.is_some();
         // What a failing disk won't undo or sync is said, not waited for: the process is about to end.
         let failing = now < self.rest_until;
         if self.phase == Phase::Draining && !busy && (!owing || failing) {
@@ -455,7 +471,10 @@ impl Committer {
         match self.commit.take() {
             Some(Commit::Batch { stage: ours, batch, sync }) if ours == stage => match result {
                 Ok(()) => self.committed(now, batch, sync),
-                Err(error) if error.kind != SpoolErrorKind::Busy => self.failed(now, batch, &error),
+                Err(error) if error.kind != SpoolErrorKind::Busy => {
+                    self.write_again();
+                    self.failed(now, batch, &error);
+                }
                 Err(_) if self.config.atomic => self.turned_away(now, batch),
                 Err(_) => {
                     self.commit = Some(Commit::Stalled { batch });
@@ -466,6 +485,7 @@ impl Committer {
                 Ok(()) => self.synced(),
                 Err(_) => {
                     reached(Mark::SyncFailed);
+                    self.write_again();
                     self.rest(now);
                 }
             },
@@ -497,6 +517,7 @@ impl Committer {
     /// The store asked for patience and has written nothing of it: it goes back to the head of the line.
     fn turned_away(&mut self, now: Mono, batch: Batch) {
         self.undo.extend(batch.undo);
+        self.redo_later(batch.redo);
         self.orphans.extend(batch.orphans);
         for submission in batch.submissions.into_iter().rev() {
             if !submission.answered {
@@ -520,6 +541,7 @@ impl Committer {
         }
         if sync == SyncMode::Unsynced && self.config.sync {
             self.unsynced_since.get_or_insert(now);
+            self.unsynced.extend(batch.last_words());
         } else {
             self.synced();
         }
@@ -547,13 +569,34 @@ impl Committer {
     /// All meta applied so far is as durable as the configuration wants it.
     fn synced(&mut self) {
         self.unsynced_since = None;
+        self.unsynced.clear();
         self.orphans.append(&mut self.orphans_once_synced);
+    }
+
+    /// What is there already is newer.
+    fn redo_later(&mut self, words: LastWords) {
+        for (id, word) in words {
+            self.redo.entry(id).or_insert(word);
+        }
+    }
+
+    /// A store that has failed may have lost what wasn't synced, or lose it when it is opened again.
+    fn write_again(&mut self) {
+        let newer = core::mem::take(&mut self.unsynced);
+        self.redo.extend(newer);
+        // They follow the removals that are written again.
+        self.orphans_once_synced.clear();
+        if !self.redo.is_empty() {
+            reached(Mark::WrittenAgain);
+            self.unsynced_since = None;
+        }
     }
 
     /// Nothing is known of what a failed batch left behind: every store in it is taken back.
     fn failed(&mut self, now: Mono, batch: Batch, error: &SpoolError) {
         reached(Mark::BatchFailed);
         self.rest(now);
+        self.redo_later(batch.redo);
         self.undo.extend(batch.undo);
         self.orphans.extend(batch.orphans);
         for submission in batch.submissions {

@@ -316,9 +316,10 @@ enum Event {
 #[derive(Clone, Copy, Debug)]
 enum How {
     Well,
-    /// A part of the batch is left behind.
+    /// A part of the batch is left behind; what wasn't synced may go with it.
     Failed {
         part: usize,
+        loses: bool,
     },
     /// Nothing is.
     TurnedAway,
@@ -327,7 +328,7 @@ enum How {
 fn how() -> impl Strategy<Value = How> {
     prop_oneof![
         7 => Just(How::Well),
-        2 => (0..9usize).prop_map(|part| How::Failed { part }),
+        2 => (0..9usize, any::<bool>()).prop_map(|(part, loses)| How::Failed { part, loses }),
         2 => Just(How::TurnedAway),
     ]
 }
@@ -358,8 +359,12 @@ struct Model {
     ended: BTreeMap<Ticket, &'static str>,
     durable: BTreeSet<SpoolId>,
     removing: BTreeSet<SpoolId>,
+    /// For good, as the committer said.
+    removed: BTreeSet<SpoolId>,
     tickets: u64,
     is_shut: bool,
+    /// Bodies may be left over, for the next start to sweep.
+    lost_bodies_removals: bool,
     drained: bool,
 }
 
@@ -378,8 +383,10 @@ impl Model {
             ended: BTreeMap::new(),
             durable: BTreeSet::new(),
             removing: BTreeSet::new(),
+            removed: BTreeSet::new(),
             tickets: 0,
             is_shut: false,
+            lost_bodies_removals: false,
             drained: false,
         }
     }
@@ -465,6 +472,7 @@ impl Model {
                 let id = self.removals[&ticket];
                 assert!(!self.spool.contains(&(Family::Meta, id)));
                 self.durable.remove(&id);
+                self.removed.insert(id);
                 "written"
             }
             // A removal that failed may have landed all the same: it is asked for again, never forgotten.
@@ -473,6 +481,16 @@ impl Model {
             CommitOutcome::Waived(_) => panic!("sync is on"),
         };
         assert_eq!(self.ended.insert(ticket, end), None, "one end a ticket");
+    }
+
+    /// A failed sync takes along what wasn't synced in its database.
+    fn lose(&mut self, families: &BTreeSet<Family>) {
+        let all = self.atomic || families.is_empty();
+        let goes = |family: Family| all || families.contains(&family);
+        self.lost_bodies_removals |= goes(Family::Data);
+        self.unsynced.retain(|operation| !goes(operation.family()));
+        self.spool.retain(|(family, _)| !goes(*family));
+        self.spool.extend(self.synced.iter().filter(|(family, _)| goes(*family)));
     }
 
     fn ticket(&mut self) -> Ticket {
@@ -522,11 +540,16 @@ impl Model {
         let (stage, batch, sync) = self.under_way.remove(at);
         let (landed, result) = match how {
             How::Well => (batch.len(), Ok(())),
-            How::Failed { part } => (part.min(batch.len()), Err(io_error())),
+            How::Failed { part, .. } => (part.min(batch.len()), Err(io_error())),
             How::TurnedAway => (0, Err(turned_away())),
         };
         let families = batch.iter().map(SpoolOperation::family).collect();
         self.land(batch.into_iter().take(landed));
+        if let How::Failed { loses: true, .. } = how
+            && sync == SyncMode::Synced
+        {
+            self.lose(&families);
+        }
         if result.is_ok() && sync == SyncMode::Synced {
             self.synced(&families);
         }
@@ -540,7 +563,7 @@ impl Model {
     /// The disk is well from now on; removals are asked for again, and everything has to come to its end.
     fn settle(&mut self) {
         self.act(Event::Gate { is_open: true });
-        for id in self.removing.clone() {
+        for id in self.removing.difference(&self.removed).copied().collect::<Vec<_>>() {
             self.remove(id);
         }
         self.feed(Input::Stop);
@@ -590,7 +613,9 @@ proptest! {
         }
         for (family, id) in &model.spool {
             prop_assert!(
-                *family == Family::Meta || model.spool.contains(&(Family::Meta, *id)),
+                *family == Family::Meta
+                    || model.lost_bodies_removals
+                    || model.spool.contains(&(Family::Meta, *id)),
                 "a body was left over: {:?}", id
             );
         }
