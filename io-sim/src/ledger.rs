@@ -54,6 +54,10 @@ pub enum Event {
         submission: Submission,
         answer: Answer,
     },
+    /// Instead of a banner.
+    TurnedAway {
+        code: u16,
+    },
     /// A recipient of a submission that wasn't answered 250.
     RecipientRefused {
         submission: Submission,

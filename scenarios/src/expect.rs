@@ -5,7 +5,7 @@ use crate::options::{Expectation, Options};
 use crate::verdict::{Outcome, Verdict};
 use kumo_core::log::RecordKind;
 use kumo_core::time::{Duration, Mono};
-use kumo_io_sim::ledger::{Answer, Event};
+use kumo_io_sim::ledger::{Answer, Entry, Event};
 use std::collections::BTreeMap;
 
 const MINUTE_NANOS: u64 = 60_000_000_000;
@@ -26,6 +26,12 @@ pub struct Figures {
     /// Attempts of recipients that ended in a record, by minute.
     pub attempts_by_minute: BTreeMap<u64, u64>,
     pub records: BTreeMap<RecordKind, u64>,
+    /// When clients heard 421, and when messages were accepted and delivered.
+    pub shed: Vec<Mono>,
+    pub accepted_at: Vec<Mono>,
+    pub delivered_at: Vec<Mono>,
+    /// The beginning of the first fault of the disk.
+    pub disk_failed: Option<Mono>,
 }
 
 fn minute(at: Mono) -> u64 {
@@ -60,6 +66,22 @@ impl Figures {
         figures.messages = accepted.len() as u64;
         figures.messages_accepted = accepted.values().filter(|accepted| **accepted).count() as u64;
         figures.delays.values_mut().for_each(|delays| delays.sort_unstable());
+        for Entry { now, event } in facts.entries {
+            match event {
+                Event::TurnedAway { code: 421 }
+                | Event::Answered { answer: Answer::Refused { code: 421 }, .. } => {
+                    figures.shed.push(now.mono);
+                }
+                Event::Answered { answer: Answer::Accepted { .. }, .. } => {
+                    figures.accepted_at.push(now.mono);
+                }
+                Event::Sunk { .. } => figures.delivered_at.push(now.mono),
+                Event::Fault { what, .. } if what.port() == "disk" => {
+                    figures.disk_failed.get_or_insert(now.mono);
+                }
+                _ => {}
+            }
+        }
         for entry in facts.entries {
             let Event::Recorded { kind, recipients, .. } = &entry.event else { continue };
             *figures.records.entry(*kind).or_default() += 1;
@@ -94,6 +116,38 @@ pub fn judge(options: &Options, outcome: &mut Outcome, again: impl Fn(&Options) 
             outcome.verdict = Verdict::Unexpected(what);
         }
     }
+}
+
+/// Deliveries that were under way end within this.
+const UNDER_WAY: Duration = Duration::from_secs(2);
+
+fn gate(
+    figures: &Figures,
+    lasts: Duration,
+    shuts_within: Duration,
+    opens_within: Duration,
+) -> Result<(), String> {
+    let began = figures.disk_failed.ok_or("the disk never failed")?;
+    let ended = began + lasts;
+    let after = |moments: &[Mono], from: Mono| moments.iter().copied().find(|at| *at >= from);
+    let shut = after(&figures.shed, began).ok_or("nobody heard 421")?;
+    if shut > began + shuts_within {
+        return Err(format!(
+            "the first 421 came {:?} after the disk began to fail",
+            shut.since(began)
+        ));
+    }
+    let delivered = after(&figures.delivered_at, shut + UNDER_WAY);
+    if delivered.is_some_and(|at| at < ended) {
+        return Err("mail was delivered while the gate was shut".into());
+    }
+    let opened =
+        after(&figures.accepted_at, ended.max(shut)).ok_or("nothing was accepted again")?;
+    if opened > ended.max(shut) + opens_within {
+        let late = opened.since(ended.max(shut));
+        return Err(format!("the first message was accepted {late:?} after the disk was well"));
+    }
+    Ok(())
 }
 
 fn unmet(
@@ -151,6 +205,11 @@ fn unmet(
                     figures.delivered
                 )
             })
+        }
+        Expectation::Gate { shuts_within, opens_within } => {
+            let disk = options.fault.iter().find(|fault| fault.what.port() == "disk");
+            let lasts = disk.and_then(|fault| fault.lasts).unwrap_or_default();
+            gate(figures, lasts, *shuts_within, *opens_within).err()
         }
         Expectation::Records { kind, min } => {
             let found = figures.records.iter().find(|(known, _)| known.name() == kind.as_str());

@@ -244,16 +244,31 @@ pub enum Expectation {
     },
     /// Every message was handed in and delivered.
     AllDelivered,
+    /// The first fault of the disk shuts the gate: a client hears 421 within `shuts_within` of its beginning, nothing is delivered from then on
+    /// until it is over, and a message is taken again within `opens_within` of that.
+    Gate {
+        #[serde(with = "duration::text")]
+        shuts_within: Duration,
+        #[serde(with = "duration::text")]
+        opens_within: Duration,
+    },
     /// Records of this kind, at least.
     Records { kind: String, min: u64 },
 }
 
 impl Expectation {
     /// Whether it could ever be met; else the key that is wrong, and why.
-    fn check(&self, known: impl Fn(&String) -> bool) -> Result<(), (&'static str, String)> {
+    fn check(
+        &self,
+        known: impl Fn(&String) -> bool,
+        disk_fails: bool,
+    ) -> Result<(), (&'static str, String)> {
         match self {
             Expectation::DelayGrowth { domain, .. } if !known(domain) => {
                 Err(("domain", format!("there is no destination {domain}")))
+            }
+            Expectation::Gate { .. } if !disk_fails => {
+                Err(("what", "no fault of the disk could shut the gate".into()))
             }
             Expectation::Goodput { fraction: 0, .. } => {
                 Err(("fraction", "a load can't be divided by 0".into()))
@@ -449,7 +464,8 @@ impl Options {
             }
         }
         for (index, expectation) in self.expect.iter().enumerate() {
-            if let Err((key, what)) = expectation.check(known) {
+            let disk_fails = self.fault.iter().any(|fault| fault.what.port() == "disk");
+            if let Err((key, what)) = expectation.check(known, disk_fails) {
                 return wrong(&["expect", &index.to_string(), key], what);
             }
         }

@@ -35,6 +35,7 @@ fn row(entry: &Entry) -> Option<Row> {
             };
             ("answer", submission.to_string(), text)
         }
+        Event::TurnedAway { code } => ("turned-away", String::new(), code.to_string()),
         Event::RecipientRefused { submission, recipient } => {
             ("rcpt-refused", submission.to_string(), recipient.clone())
         }

@@ -381,7 +381,7 @@ impl Run<'_> {
             FaultKind::DiskCorruptRecord
             | FaultKind::DiskCorruptBlock
             | FaultKind::DiskMissingFile => {
-                self.damage(what);
+                self.damage(what, target.as_deref());
             }
             _ => {
                 let fault = Fault { what, chance: timed.chance, amount, target };
@@ -410,14 +410,15 @@ impl Run<'_> {
         self.note_end(what);
     }
 
-    fn damage(&mut self, what: FaultKind) {
+    fn damage(&mut self, what: FaultKind, target: Option<&str>) {
         let disk = &self.universe.disk;
+        let of = target.map(|name| if name == "data" { Family::Data } else { Family::Meta });
         let ids = match what {
             FaultKind::DiskCorruptRecord => {
-                disk.corrupt_record(&self.universe).into_iter().collect()
+                disk.corrupt_record(&self.universe, of).into_iter().collect()
             }
-            FaultKind::DiskCorruptBlock => disk.corrupt_block(&self.universe),
-            _ => disk.missing_file(&self.universe),
+            FaultKind::DiskCorruptBlock => disk.corrupt_block(&self.universe, of),
+            _ => disk.missing_file(&self.universe, of),
         };
         self.damaged.extend(&ids);
         self.universe.write(Event::Damaged { ids });

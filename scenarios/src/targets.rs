@@ -3,7 +3,7 @@
 use crate::options::{Destination, Options, TimedFault};
 use crate::setup;
 use crate::swarm::{PHASES, QUESTIONS};
-use kumo_io_sim::fault::FaultKind;
+use kumo_io_sim::fault::FaultKind::{self, *};
 
 /// Targets that an error names.
 const SHOWN: usize = 16;
@@ -28,17 +28,18 @@ pub fn check(options: &Options, fault: &TimedFault) -> Result<(), String> {
 
 fn of(options: &Options, what: FaultKind) -> Vec<String> {
     match (what, what.port()) {
-        (FaultKind::HostWallStep, _) => texts(&["back", "1970"]),
-        (FaultKind::HostLostAddress, _) => {
+        (HostWallStep, _) => texts(&["back", "1970"]),
+        (HostLostAddress, _) => {
             setup::interfaces(options).iter().map(ToString::to_string).collect()
         }
-        (FaultKind::FilesStall | FaultKind::FilesError, _) => maildirs(options),
-        (FaultKind::NetPartition, _) => {
+        (FilesStall | FilesError, _) => maildirs(options),
+        (NetPartition, _) => {
             let mut all = addresses(options);
             all.extend(clients(options));
             all
         }
-        (FaultKind::PeerLostReply, _) => phases_and_hosts(options, &["dot"]),
+        (PeerLostReply, _) => phases_and_hosts(options, &["dot"]),
+        (DiskCorruptRecord | DiskCorruptBlock | DiskMissingFile, _) => texts(&["data", "meta"]),
         (what, "disk") if !is_of_all_paths(what) => texts(setup::disk_paths(options)),
         (_, "net" | "tls" | "proxy") => addresses(options),
         (_, "dns") => {
@@ -52,19 +53,9 @@ fn of(options: &Options, what: FaultKind) -> Vec<String> {
     }
 }
 
-/// Whoever cuts the power or flips a bit doesn't choose.
+/// Whoever cuts the power doesn't choose.
 fn is_of_all_paths(what: FaultKind) -> bool {
-    use FaultKind::*;
-    matches!(
-        what,
-        DiskCrashDrop
-            | DiskCrashKeep
-            | DiskCrashTear
-            | DiskCrashReorder
-            | DiskCorruptRecord
-            | DiskCorruptBlock
-            | DiskMissingFile
-    )
+    matches!(what, DiskCrashDrop | DiskCrashKeep | DiskCrashTear | DiskCrashReorder)
 }
 
 fn texts(names: &[&str]) -> Vec<String> {

@@ -1,6 +1,7 @@
 //! One connection of a scripted client. Invariant (I16): one well-formed reply for each command, of a kind that can answer it, and nothing
 //! after the server said that it closes; what breaks this is a violation. An end without a word is none: a machine may die.
 use super::ClientSettings;
+use crate::ledger::Event;
 use crate::lines::{Filled, Heard, Reply, Wire, shown};
 use crate::universe::Universe;
 use kumo_core::port::Stream;
@@ -186,7 +187,11 @@ impl<S: Stream> Dialogue<S> {
 
     /// From the connection to EHLO.
     pub async fn greet(&mut self) -> bool {
-        if self.hear(To::Connecting).await.is_none_or(|reply| reply.code != 220) {
+        let banner = self.hear(To::Connecting).await;
+        if let Some(reply) = banner.as_ref().filter(|reply| reply.code != 220) {
+            self.universe.write(Event::TurnedAway { code: reply.code });
+        }
+        if banner.is_none_or(|reply| reply.code != 220) {
             return false;
         }
         let ehlo = format!("EHLO [{}]\r\n", self.who);

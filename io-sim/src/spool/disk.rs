@@ -377,9 +377,9 @@ impl Disk {
     }
 
     /// Flips a bit in one value that is durable; whose.
-    pub fn corrupt_record(&self, universe: &Universe) -> Option<SpoolId> {
+    pub fn corrupt_record(&self, universe: &Universe, of: Option<Family>) -> Option<SpoolId> {
         let mut state = self.settled(universe);
-        let (family, ids) = state.choose_family()?;
+        let (family, ids) = state.choose_family(of)?;
         let id = ids[state.draws.damage.below(ids.len() as u64) as usize];
         let value = &state.path(family).durable()[&(family, id)];
         let mut value = value.to_vec();
@@ -392,23 +392,24 @@ impl Disk {
     }
 
     /// A range of neighbouring records of one family can't be read any more; which.
-    pub fn corrupt_block(&self, universe: &Universe) -> Vec<SpoolId> {
-        self.lose_range(universe, FaultKind::DiskCorruptBlock, Damage::Block)
+    pub fn corrupt_block(&self, universe: &Universe, of: Option<Family>) -> Vec<SpoolId> {
+        self.lose_range(universe, of, FaultKind::DiskCorruptBlock, Damage::Block)
     }
 
     /// As [`Disk::corrupt_block`]: errors until the store is opened again, from then on a hole.
-    pub fn missing_file(&self, universe: &Universe) -> Vec<SpoolId> {
-        self.lose_range(universe, FaultKind::DiskMissingFile, Damage::Missing)
+    pub fn missing_file(&self, universe: &Universe, of: Option<Family>) -> Vec<SpoolId> {
+        self.lose_range(universe, of, FaultKind::DiskMissingFile, Damage::Missing)
     }
 
     fn lose_range(
         &self,
         universe: &Universe,
+        of: Option<Family>,
         kind: FaultKind,
         damage: impl Fn(Range) -> Damage,
     ) -> Vec<SpoolId> {
         let mut state = self.settled(universe);
-        let Some((family, ids)) = state.choose_family() else { return Vec::new() };
+        let Some((family, ids)) = state.choose_family(of) else { return Vec::new() };
         let start = state.draws.damage.below(ids.len() as u64) as usize;
         let count = 1 + state.draws.damage.below(BLOCK_RECORDS) as usize;
         let lost = ids[start..ids.len().min(start + count)].to_vec();
@@ -472,9 +473,11 @@ impl Disk {
 
 impl State {
     /// A family with records that may be damaged, and these; in the order of their keys.
-    fn choose_family(&mut self) -> Option<(Family, Vec<SpoolId>)> {
+    fn choose_family(&mut self, of: Option<Family>) -> Option<(Family, Vec<SpoolId>)> {
         let ids = FAMILIES.map(|family| (family, self.path(family).healthy(family)));
-        let mut some: Vec<_> = ids.into_iter().filter(|(_, ids)| !ids.is_empty()).collect();
+        let is_meant = |family: Family| of.is_none_or(|of| of == family);
+        let meant = ids.into_iter().filter(|(family, ids)| is_meant(*family) && !ids.is_empty());
+        let mut some: Vec<_> = meant.collect();
         let choice = self.draws.damage.below(some.len() as u64) as usize;
         (choice < some.len()).then(|| some.swap_remove(choice))
     }

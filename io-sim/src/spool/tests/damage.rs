@@ -30,7 +30,7 @@ async fn one_flipped_bit_is_one_flipped_bit() {
     let mut families = BTreeSet::new();
     for seed in 0..20 {
         let (universe, spool) = filled(seed, &disks()[seed as usize % 3]).await;
-        let hit = universe.disk.corrupt_record(&universe).unwrap();
+        let hit = universe.disk.corrupt_record(&universe, None).unwrap();
         let mut flipped = 0;
         for family in FAMILIES {
             let page = spool.scan(family, None, 100, false).await.unwrap();
@@ -58,7 +58,8 @@ async fn one_flipped_bit_is_one_flipped_bit() {
 async fn a_damaged_block_is_told_of_and_jumped_over() {
     for seed in 0..30 {
         let (universe, spool) = filled(seed, &disks()[seed as usize % 3]).await;
-        let lost: BTreeSet<SpoolId> = universe.disk.corrupt_block(&universe).into_iter().collect();
+        let lost: BTreeSet<SpoolId> =
+            universe.disk.corrupt_block(&universe, None).into_iter().collect();
         assert!(!lost.is_empty());
         let mut lines = Vec::new();
         for family in FAMILIES {
@@ -92,7 +93,7 @@ async fn has_a_hole(spool: &SimSpool, family: Family, lost: &[SpoolId]) {
 async fn a_missing_file_gives_errors_and_from_the_next_opening_on_a_hole() {
     for seed in 0..30 {
         let (universe, spool) = filled(seed, &disks()[seed as usize % 3]).await;
-        let lost = universe.disk.missing_file(&universe);
+        let lost = universe.disk.missing_file(&universe, None);
         let mut families = FAMILIES.to_vec();
         for family in FAMILIES {
             if spool.get(family, lost[0]).await.is_ok() {
@@ -124,7 +125,7 @@ async fn a_write_heals_its_key_and_a_crash_that_takes_it_back_brings_the_damage_
     let mut outcomes = BTreeSet::new();
     for seed in 0..40 {
         let (universe, spool) = filled(seed, &log()).await;
-        let lost = universe.disk.corrupt_block(&universe);
+        let lost = universe.disk.corrupt_block(&universe, None);
         let key = lost[0];
         let mut damaged = FAMILIES.to_vec();
         for family in FAMILIES {
@@ -155,8 +156,8 @@ async fn a_write_heals_its_key_and_a_crash_that_takes_it_back_brings_the_damage_
 #[madsim::test]
 async fn an_empty_disk_has_nothing_to_damage() {
     let universe = universe(1, &log());
-    assert_eq!(universe.disk.corrupt_record(&universe), None);
-    assert!(universe.disk.corrupt_block(&universe).is_empty());
-    assert!(universe.disk.missing_file(&universe).is_empty());
+    assert_eq!(universe.disk.corrupt_record(&universe, None), None);
+    assert!(universe.disk.corrupt_block(&universe, None).is_empty());
+    assert!(universe.disk.missing_file(&universe, None).is_empty());
     assert!(universe.faults.fired().iter().all(|fired| *fired == 0));
 }

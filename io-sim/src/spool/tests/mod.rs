@@ -199,7 +199,7 @@ async fn course(seed: u64) -> Vec<String> {
             }
         }
         universe.faults.end(fault);
-        shown.push(format!("{:?}", universe.disk.corrupt_block(&universe)));
+        shown.push(format!("{:?}", universe.disk.corrupt_block(&universe, None)));
         poll_once(store(&spool, 1)).await;
         crash(&universe, random.below(2) == 0);
         let ids = FAMILIES.map(|family| universe.disk.durable_ids(family));
