@@ -117,11 +117,10 @@ impl Committer {
     pub fn submit(&mut self, ticket: Ticket, work: Work, deadline: Deadline) {
         assert!(self.phase < Phase::Draining, "nothing is submitted after Drain");
         let submission = Submission { ticket, work, deadline, answered: false };
-        if self.phase == Phase::Stopping && submission.is_store() {
-            return self.done(ticket, CommitOutcome::Refused(Refusal::Stopping));
-        }
-        if self.refusal() == Some(Refusal::Unhealthy) {
-            return self.done(ticket, CommitOutcome::Refused(Refusal::Unhealthy));
+        if let Some(refusal) = self.refusal()
+            && submission.is_store()
+        {
+            return self.done(ticket, CommitOutcome::Refused(refusal));
         }
         if self.waiting.len() >= limits::COMMIT_BACKLOG {
             return self.done(ticket, CommitOutcome::Refused(Refusal::Full));
@@ -186,7 +185,7 @@ impl Committer {
         self.refuse();
     }
 
-    /// Why stores aren't taken; while the gate is shut nothing else is, either, but at a stop, which is the last chance.
+    /// Why stores aren't taken. What is said of messages that are there goes on: a removal that isn't written is a second delivery.
     fn refusal(&self) -> Option<Refusal> {
         match self.phase {
             Phase::Running => self.is_shut.then_some(Refusal::Unhealthy),
@@ -194,11 +193,11 @@ impl Committer {
         }
     }
 
-    /// Refuses of what isn't committed whatever can't wait for better times.
+    /// Refuses the stores that aren't committed.
     fn refuse(&mut self) {
         let Some(refusal) = self.refusal() else { return };
         for submission in core::mem::take(&mut self.waiting) {
-            if !submission.is_store() && refusal == Refusal::Stopping {
+            if !submission.is_store() {
                 self.waiting.push_back(submission);
                 continue;
             }

@@ -110,7 +110,8 @@ pub enum Input {
     Applied { stage: StageId, result: Result<(), SpoolError> },
     /// A deadline has come; early or spurious ones are harmless.
     Tick,
-    /// The health gate ([`crate::health`]). While it is shut everything is refused, and only what is owed is handed over, now and then.
+    /// The health gate ([`crate::health`]). While it is shut stores are refused; updates and removals go on, and what is owed is tried now
+    /// and then.
     Gate { is_open: bool },
     /// From now on no store is handed over: those that wait are refused. Updates and removals go on.
     Stop,

@@ -254,21 +254,23 @@ fn with_two_paths_meta_that_is_turned_away_keeps_its_place() {
 }
 
 #[test]
-fn a_shut_gate_refuses_what_waits_and_hands_over_what_is_owed_now_and_then() {
+fn a_shut_gate_refuses_stores_and_hands_over_removals_and_what_is_owed() {
     let mut machine = committer(true);
     machine.submit(Ticket(1), store(1), LATER);
     machine.handle(Mono(0), Input::Tick);
     let (stages, _) = seen(&mut machine);
-    machine.submit(Ticket(2), Work::Remove { id: id(9) }, LATER);
+    machine.submit(Ticket(2), store(2), LATER);
+    machine.submit(Ticket(3), Work::Remove { id: id(9) }, LATER);
     machine.handle(Mono(1), Input::Gate { is_open: false });
-    machine.submit(Ticket(3), store(3), LATER);
+    machine.submit(Ticket(4), store(4), LATER);
     machine.handle(Mono(2), Input::Applied { stage: stages[0].0, result: Err(io_error()) });
     let (stages, ends) = seen(&mut machine);
-    assert_eq!(ends[..2], ["2 Refused(Unhealthy)", "3 Refused(Unhealthy)"]);
+    assert_eq!(ends[..2], ["2 Refused(Unhealthy)", "4 Refused(Unhealthy)"]);
     assert!(ends[2].starts_with("1 Failed"));
-    assert!(stages.is_empty());
+    assert_eq!(stages.len(), 1, "the removal");
+    machine.handle(Mono(3), Input::Applied { stage: stages[0].0, result: Ok(()) });
+    assert_eq!(seen(&mut machine), (vec![], vec!["3 Written".into()]));
     let rested = Mono(2) + Duration::from_secs(5);
-    assert_eq!(machine.next_wake(), Some(rested), "an undo is owed");
     machine.handle(rested, Input::Tick);
     assert_eq!(seen(&mut machine).0.len(), 1, "the undo");
 }
