@@ -2,8 +2,8 @@
 //! the id, values are as given.
 //! Invariants: every write goes through the write-ahead log. The log is looked at before it is opened: a torn tail is
 //! dropped, anything worse is reported. A MANIFEST that RocksDB can't go by is replaced by one made from what is there.
-//! Before RocksDB writes to anything damaged, what it could delete is kept aside. An iterator's end is believed only after its status. Opened to
-//! be checked, it leaves no trace in its folder, and nothing is written to it.
+//! Before RocksDB writes to anything damaged, what it could delete is kept aside. An iterator's end is believed only
+//! after its status. Opened to be checked, it leaves no trace in its folder, and nothing is written to it.
 //! `use_fsync` is left alone: fdatasync is as durable, and what is synced is said with each write.
 mod kept;
 mod manifest;
@@ -85,6 +85,10 @@ impl Rocks {
             let note = "what was kept of a damaged spool (damaged-*) lies here: as long as it does, kumod keeps \
                         bodies without an envelope";
             self.note(format!("rocksdb at {}: {note}", self.path.display()));
+        }
+        if self.purpose != Purpose::Check {
+            let cleaning = |error| io_error(&self.path, "removing mending-unfinished", &error);
+            mend::clean_up(&self.path).map_err(cleaning)?;
         }
         let flaw = manifest::examine(&self.path).map_err(reading)?;
         let leniency = self.look_at_logs(wal::examine(&self.path).map_err(reading)?)?;
@@ -275,7 +279,7 @@ impl Rocks {
     fn pass_over_table_damage(&self, error: &Error) -> Result<(), SpoolError> {
         let text = self.describe(error).text;
         let mut line = format!("{text}; opened without that file to serve the rest");
-        if self.purpose != Purpose::Check && kept::first(&self.path).is_none() {
+        if self.purpose != Purpose::Check && !kept::is_any_finished(&self.path) {
             line = format!("{line}. {}", self.keep_files()?);
         }
         self.report(line, |found| &mut found.table_damage);

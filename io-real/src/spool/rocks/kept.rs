@@ -1,6 +1,7 @@
 //! Keeps what RocksDB could delete when it is told not to mind damage, or when it follows a damaged MANIFEST: the
 //! folder `damaged-<n>` in the database's own gets hard links of the tables, which cost no room until RocksDB removes
-//! its own, and copies of the logs, MANIFEST, CURRENT, OPTIONS and IDENTITY. Kumods before wrote `damaged-wal-<n>`, with logs alone.
+//! its own, and copies of the logs, MANIFEST, CURRENT, OPTIONS and IDENTITY. Kumods before wrote `damaged-wal-<n>`, with
+//! logs alone.
 //! Invariant: a folder with a number is complete, and durable before it is reported; nothing outside of it is written.
 //! When it may go is the operator's to say.
 use super::wal::logs;
@@ -40,9 +41,9 @@ pub(super) fn was_kept(database: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-/// The first one with tables in it that is finished.
-pub(super) fn first(database: &Path) -> Option<PathBuf> {
-    Some(folder(database, 1)).filter(|folder| folder.is_dir())
+/// Whether something was kept with its tables before.
+pub(super) fn is_any_finished(database: &Path) -> bool {
+    folder(database, 1).is_dir()
 }
 
 /// An empty folder in the place of whatever was there.

@@ -1,7 +1,7 @@
 //! Looks at CURRENT and the MANIFEST that it names before RocksDB does: it takes what looks like a torn end for one,
 //! goes back to the state before, and deletes every table that this state doesn't know.
-//! Invariant: reads only. What the records say isn't looked at; a MANIFEST that was cut exactly between two of them is
-//! as sound as a shorter one.
+//! Invariant: reads only. What the records say isn't looked at: a MANIFEST that was cut exactly between two of them is
+//! sound, and that logs are missing then is RocksDB's to find out.
 use super::kept::is_table;
 use super::wal;
 use std::fmt;

@@ -37,6 +37,14 @@ impl From<rocksdb::Error> for Failure {
     }
 }
 
+/// Removes what is left where mending was cut short. All that is of use of it lies in the database as well.
+pub(super) fn clean_up(database: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(database.join(UNFINISHED)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Names of tables that had to be left out. Everything in `database` has been kept elsewhere.
 pub(super) fn in_place(
     database: &Path,
@@ -64,7 +72,7 @@ pub(super) fn mend(
     families: &[&str],
     opening: Opening,
 ) -> Result<Vec<String>, Failure> {
-    let number = highest_number(folder)? + 1;
+    let number = highest_number(folder)?.saturating_add(1);
     add_a_table_of_each(families, folder, number)?;
     DB::repair(&Options::default(), folder)?;
     settle(folder, families, opening)?;
@@ -83,7 +91,7 @@ fn add_a_table_of_each(families: &[&str], folder: &Path, number: u64) -> Result<
     let mut number = number;
     for table in tables_in(&first)? {
         fs::rename(table, folder.join(format!("{number:06}.sst")))?;
-        number += 1;
+        number = number.saturating_add(1);
     }
     fs::remove_dir_all(&first)?;
     // Whatever RocksDB makes is to have a name that nothing in the database has.

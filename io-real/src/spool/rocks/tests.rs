@@ -385,6 +385,30 @@ async fn a_manifest_that_was_cut_inside_a_record_costs_nothing() {
     }
 }
 
+/// The MANIFEST is sound then; RocksDB misses logs, and removes the tables that it doesn't know any more.
+#[tokio::test]
+async fn a_manifest_that_was_cut_between_records_is_owned_up_to_and_every_table_is_kept() {
+    let original = many_tables().await;
+    let before = table_names(original.path());
+    let records = records(&manifest(original.path()));
+    let all: BTreeSet<SpoolId> = (50..600).map(key).collect();
+    let numbers = (1..records.len()).step_by(4).chain([records.len() - 1]);
+    for record in numbers.map(|number| &records[number]) {
+        let copy = crash_copy(original.path());
+        let path = manifest(copy.path());
+        fs::write(&path, &fs::read(&path).unwrap()[..record.start]).unwrap();
+        let spool = open(copy.path());
+        let mut is_whole = true;
+        for family in [Family::Data, Family::Meta] {
+            is_whole &= serve(&spool, family, 1_000).await.ids == all;
+        }
+        assert!(is_whole || !lines(&spool).is_empty(), "cut at {}", record.start);
+        let (kept, now) = (table_names(&copy.path().join("damaged-1")), table_names(copy.path()));
+        assert!(before.iter().all(|name| kept.contains(name) || now.contains(name)));
+        spool.close().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_database_without_its_manifest_or_current_serves_what_is_there() {
     let original = many_tables().await;
