@@ -141,11 +141,12 @@ fn costs_only_what_is_named(damage: impl Fn(&Path) -> PathBuf) {
     let mut accepted = fill_spool(&home, SMALL_BUFFERS, STORED, 4000);
     let damaged = damage(&home.path("spool"));
     let kumod = Kumod::start(&policy(&home, SMALL_BUFFERS, &sink.as_mx()));
-    // The gate is shut for the damage at first.
-    let mut client = wait_for("the gate to open", PATIENCE, || Client::greet(kumod.address()).ok());
-    let reply = send(&mut client, STORED, 4000).unwrap();
+    // The gate is shut for the damage at first, and again for each record that can't be read; nothing is delivered then.
+    let reply = wait_for("a new message to be taken", PATIENCE * 4, || {
+        one_message(kumod.address(), STORED).ok().filter(|reply| reply.code == 250)
+    });
     note(&mut accepted, STORED, &reply);
-    let missing = wait_for("each message to arrive or to be named", PATIENCE, || {
+    let missing = wait_for("each message to arrive or to be named", PATIENCE * 4, || {
         let (missing, said) = (missing(&accepted, &sink), kumod.said());
         missing.iter().all(|id| names_as_damaged(&said, id)).then_some(missing)
     });
