@@ -140,7 +140,7 @@ mod tests {
         let path = directory.path().join("file");
         fs::write(&path, "x").unwrap();
         let error = prepare(&path).unwrap_err();
-        let expected = format!("spool directory {} is not usable: making a file", path.display());
+        let expected = format!("spool directory {} is not usable: making it: ", path.display());
         assert!(error.text.starts_with(&expected), "{error}");
     }
 

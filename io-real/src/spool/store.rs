@@ -67,6 +67,7 @@ pub(super) enum Purpose {
 pub(super) struct Found {
     /// No damage, but good to know. Those of files come from scans.
     pub notes: Vec<String>,
+    /// Of write-ahead logs, and of the log of changes that RocksDB calls MANIFEST.
     pub log_damage: Vec<String>,
     pub table_damage: Vec<String>,
 }

@@ -356,11 +356,11 @@ async fn a_damaged_log_is_reported_by_a_check_and_copied_aside_only_by_a_repair(
 
     let repaired = repair(&folders).await;
     assert_eq!((repaired.outcome(), repaired.whole), (Outcome::Mended, findings.whole));
-    let aside = copy.path().join("damaged-wal-1");
+    let aside = copy.path().join("damaged-1");
     assert_eq!(fs::read(aside.join(name)).unwrap(), spoiled);
     let again = check(&folders).await;
     assert_eq!((again.outcome(), again.whole), (Outcome::Whole, findings.whole));
-    assert!(again.notes[0].contains("damaged-wal-*"), "{again:?}");
+    assert!(again.notes[0].contains("damaged-*"), "{again:?}");
 }
 
 #[tokio::test]
@@ -499,6 +499,33 @@ async fn a_rocksdb_whose_beginning_is_lost_is_not_taken_for_an_empty_one() {
     assert!(text.contains("without its file CURRENT"), "{text}");
     assert!(contents(&home.path("one")) == before);
     fs::write(home.path("one/CURRENT"), "MANIFEST-999999\n").unwrap();
-    let text = refusal(&home.folders());
-    assert!(text.contains("MANIFEST-999999"), "{text}");
+    let findings = check(&home.folders()).await;
+    assert!(findings.log_damage[0].contains("MANIFEST-999999"), "{findings:?}");
+    assert_eq!((findings.whole, findings.outcome()), (1, Outcome::Damaged));
+}
+
+#[tokio::test]
+async fn a_damaged_manifest_is_reported_by_a_check_that_changes_nothing_and_made_anew_by_a_repair()
+{
+    use SpoolKind::RocksDB;
+    for home in [Home::shared(), Home::new((RocksDB, "a"), (RocksDB, "b"))] {
+        let home = home.filled([datas(0..50), metas(0..50)].concat()).await;
+        let folder = home.folders().pop().expect("a spool has a folder");
+        let manifest = fs::read_to_string(folder.join("CURRENT")).unwrap();
+        let manifest = folder.join(manifest.trim());
+        // The length of its first record: the rest looks like one that a crash has cut short.
+        flip(&manifest, 5);
+        let before = contents(&folder);
+        let findings = check(&home.folders()).await;
+        assert!(contents(&folder) == before, "a check changes nothing");
+        assert_eq!(findings.log_damage.len(), 1, "{findings:?}");
+        assert!(findings.log_damage[0].contains(manifest.to_str().unwrap()), "{findings:?}");
+        assert_eq!((findings.whole, findings.outcome()), (50, Outcome::Damaged), "{findings:?}");
+
+        let repaired = home.repair().await;
+        assert_eq!((repaired.whole, repaired.outcome()), (50, Outcome::Mended), "{repaired:?}");
+        assert!(folder.join("damaged-1").join(manifest.file_name().unwrap()).exists());
+        let again = check(&home.folders()).await;
+        assert_eq!((again.whole, again.outcome()), (50, Outcome::Whole), "{again:?}");
+    }
 }

@@ -6,6 +6,9 @@ use kumo_core::port::{SpoolError, SpoolErrorKind};
 use rocksdb::{
     BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, InfoLogger, LogLevel, Options,
 };
+use std::fs;
+use std::io;
+use std::path::Path;
 
 pub(super) const BLOCK_CACHE_OCTETS: usize = 16 * 1024 * 1024;
 const WRITE_BUFFER_OCTETS: u64 = 16 * 1024 * 1024;
@@ -26,6 +29,13 @@ pub(super) struct Leniency {
     pub accept_missing_wal: bool,
     /// Open although table files are missing or damaged.
     pub skip_damaged_tables: bool,
+}
+
+impl Leniency {
+    pub const NONE: Leniency =
+        Leniency { skip_damaged_wal: false, accept_missing_wal: false, skip_damaged_tables: false };
+    pub const ALL: Leniency =
+        Leniency { skip_damaged_wal: true, accept_missing_wal: true, skip_damaged_tables: true };
 }
 
 /// What a family's write buffers take at most, in octets: RocksDB stalls writes before it opens another.
@@ -121,6 +131,24 @@ pub(super) fn family(params: &RocksParams, cache: &Cache) -> Result<Options, Spo
     table.set_bloom_filter(BLOOM_BITS, false);
     options.set_block_based_table_factory(&table);
     Ok(options)
+}
+
+/// The families that the database had when RocksDB last wrote down its options, for when the MANIFEST can't tell.
+pub(super) fn families_noted(database: &Path) -> io::Result<Vec<String>> {
+    let mut newest = None;
+    for entry in fs::read_dir(database)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let number = name.strip_prefix("OPTIONS-").and_then(|number| number.parse::<u64>().ok());
+        newest = newest.max(number.map(|number| (number, path)));
+    }
+    let Some((_, path)) = newest else { return Ok(Vec::new()) };
+    let noted = fs::read(path)?;
+    let family = |line: &str| {
+        let name = line.trim().strip_prefix("[CFOptions \"")?.strip_suffix("\"]")?;
+        Some(name.to_owned())
+    };
+    Ok(String::from_utf8_lossy(&noted).lines().filter_map(family).collect())
 }
 
 /// In octets.

@@ -195,7 +195,7 @@ async fn a_torn_or_garbage_tail_of_the_log_costs_nothing_that_was_synced() {
         assert!(!spool.may_lack_records(), "{tail}");
         let served = serve(&spool, Family::Meta, 1_000).await;
         assert_eq!(served.ids.len() as u32, MESSAGES - lost, "{tail}");
-        assert!(!copy.path().join("damaged-wal-1").exists());
+        assert!(!copy.path().join("damaged-1").exists());
         spool.close().await.unwrap();
         assert_eq!(open(copy.path()).damage_at_open(), [], "{tail}, again");
     }
@@ -215,7 +215,7 @@ async fn damage_in_the_middle_of_the_log_is_copied_aside_reported_and_passed_ove
 
         let params = RocksParams { paranoid_checks, ..RocksParams::default() };
         let spool = open_with(copy.path(), params).unwrap();
-        let aside = copy.path().canonicalize().unwrap().join("damaged-wal-1");
+        let aside = copy.path().canonicalize().unwrap().join("damaged-1");
         assert_eq!(fs::read(aside.join(log.file_name().unwrap())).unwrap(), spoiled);
         let damage = lines(&spool);
         assert_eq!(damage.len(), 1, "{damage:?}");
@@ -265,6 +265,224 @@ async fn a_missing_or_emptied_log_is_reported() {
     }
 }
 
+/// Messages 0..600 of both families in many tables and the logs, of which 0..50 have been removed again; as a power cut
+/// leaves it.
+async fn many_tables() -> TempDir {
+    let directory = TempDir::new().unwrap();
+    let params = RocksParams { write_buffer_size: Some(SMALL_BUFFER), ..RocksParams::default() };
+    for life in 0..2 {
+        let spool = open_with(directory.path(), params.clone()).unwrap();
+        fill(&spool, Family::Data, life * 300..(life + 1) * 300, 2_000).await;
+        fill(&spool, Family::Meta, life * 300..life * 300 + 250, 300).await;
+        // Waits for all that goes on in the background.
+        spool.compact(Family::Meta).await.unwrap();
+        fill(&spool, Family::Meta, life * 300 + 250..(life + 1) * 300, 300).await;
+        if life == 0 {
+            spool.close().await.unwrap();
+            continue;
+        }
+        let delete = |family, number| SpoolOperation::Delete { family, key: key(number) };
+        for number in 0..50 {
+            let batch = vec![delete(Family::Data, number), delete(Family::Meta, number)];
+            spool.apply(batch, SyncMode::Synced).await.unwrap();
+        }
+        let copy = crash_copy(directory.path());
+        spool.close().await.unwrap();
+        return copy;
+    }
+    unreachable!("the second life returns")
+}
+
+fn manifest(path: &Path) -> PathBuf {
+    path.join(fs::read_to_string(path.join("CURRENT")).unwrap().trim())
+}
+
+/// Where the records of a log of less than a block lie.
+fn records(log: &Path) -> Vec<std::ops::Range<usize>> {
+    let octets = fs::read(log).unwrap();
+    assert!(octets.len() < 32 * 1024);
+    let mut records = Vec::new();
+    let mut start = 0;
+    while start < octets.len() {
+        let length = u16::from_le_bytes([octets[start + 4], octets[start + 5]]);
+        let end = start + 7 + usize::from(length);
+        records.push(start..end);
+        start = end;
+    }
+    records
+}
+
+fn table_names(path: &Path) -> BTreeSet<String> {
+    let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+    files(path, "sst").into_iter().map(name).collect()
+}
+
+/// Serves all of [`many_tables`] and says so, if it says so at all, only once; no table is gone.
+async fn serves_all_of_many_tables(path: &Path, damage: &str, is_reported: bool) {
+    let before = table_names(path);
+    let all: BTreeSet<SpoolId> = (50..600).map(key).collect();
+    let mut again = false;
+    for _ in 0..2 {
+        let spool = open(path);
+        assert_eq!(
+            !lines(&spool).is_empty(),
+            is_reported && !again,
+            "{damage}: {:?}",
+            lines(&spool)
+        );
+        assert_eq!(spool.may_lack_records(), is_reported || again, "{damage}");
+        for family in [Family::Data, Family::Meta] {
+            let served = serve(&spool, family, 1_000).await;
+            assert!(served.ids == all, "{damage}: {family:?}: {} are served", served.ids.len());
+            assert_eq!(served.damaged, Vec::<String>::new(), "{damage}");
+        }
+        let (kept, now) = (table_names(&path.join("damaged-1")), table_names(path));
+        assert!(before.iter().all(|name| kept.contains(name) || now.contains(name)), "{damage}");
+        assert!(kept.is_superset(&before), "{damage}: all are kept");
+        if !again {
+            let batch = vec![put(Family::Data, 9_999, 10), put(Family::Meta, 9_999, 10)];
+            spool.apply(batch, SyncMode::Synced).await.unwrap();
+            let delete = |family| SpoolOperation::Delete { family, key: key(9_999) };
+            let batch = vec![delete(Family::Data), delete(Family::Meta)];
+            spool.apply(batch, SyncMode::Synced).await.unwrap();
+        }
+        spool.close().await.unwrap();
+        again = true;
+    }
+    assert!(!path.join("damaged-2").exists() && !path.join("mending-unfinished").exists());
+}
+
+#[tokio::test]
+async fn an_octet_flipped_anywhere_in_the_manifest_is_reported_and_costs_nothing() {
+    let original = many_tables().await;
+    let records = records(&manifest(original.path()));
+    assert!(records.len() > 5, "{records:?}");
+    for record in [&records[0], &records[records.len() / 2], &records[records.len() - 1]] {
+        // Checksum, length, type, content.
+        for at in [0, 4, 5, 6, 8] {
+            let copy = crash_copy(original.path());
+            let at = record.start + at;
+            flip(&manifest(copy.path()), at);
+            serves_all_of_many_tables(copy.path(), &format!("{at} in {record:?}"), true).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_that_was_cut_inside_a_record_costs_nothing() {
+    let original = many_tables().await;
+    let records = records(&manifest(original.path()));
+    for number in [0, 1, records.len() / 2, records.len() - 1] {
+        for octets in [3, 10] {
+            let copy = crash_copy(original.path());
+            let path = manifest(copy.path());
+            let octets = records[number].start + octets;
+            fs::write(&path, &fs::read(&path).unwrap()[..octets]).unwrap();
+            // With nothing before it, it isn't what a crash leaves.
+            let damage = format!("cut to {octets}");
+            serves_all_of_many_tables(copy.path(), &damage, number == 0).await;
+        }
+    }
+}
+
+/// The MANIFEST is sound then; RocksDB misses logs, and removes the tables that it doesn't know any more.
+#[tokio::test]
+async fn a_manifest_that_was_cut_between_records_is_owned_up_to_and_every_table_is_kept() {
+    let original = many_tables().await;
+    let before = table_names(original.path());
+    let records = records(&manifest(original.path()));
+    let all: BTreeSet<SpoolId> = (50..600).map(key).collect();
+    let numbers = (1..records.len()).step_by(4).chain([records.len() - 1]);
+    for record in numbers.map(|number| &records[number]) {
+        let copy = crash_copy(original.path());
+        let path = manifest(copy.path());
+        fs::write(&path, &fs::read(&path).unwrap()[..record.start]).unwrap();
+        let spool = open(copy.path());
+        let mut is_whole = true;
+        for family in [Family::Data, Family::Meta] {
+            is_whole &= serve(&spool, family, 1_000).await.ids == all;
+        }
+        assert!(is_whole || !lines(&spool).is_empty(), "cut at {}", record.start);
+        let (kept, now) = (table_names(&copy.path().join("damaged-1")), table_names(copy.path()));
+        assert!(before.iter().all(|name| kept.contains(name) || now.contains(name)));
+        spool.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_database_without_its_manifest_or_current_serves_what_is_there() {
+    let original = many_tables().await;
+    let write = |content: &'static str| move |path: PathBuf| fs::write(path, content).unwrap();
+    let remove = |path: PathBuf| fs::remove_file(path).unwrap();
+    type Damage<'a> = &'a dyn Fn(&Path);
+    let damages: [(&str, Damage); 6] = [
+        ("MANIFEST emptied", &|path| write("")(manifest(path))),
+        ("MANIFEST deleted", &|path| remove(manifest(path))),
+        ("CURRENT emptied", &|path| write("")(path.join("CURRENT"))),
+        ("CURRENT deleted", &|path| remove(path.join("CURRENT"))),
+        ("CURRENT cut", &|path| write("MANIFEST-0000")(path.join("CURRENT"))),
+        ("CURRENT wrong", &|path| write("MANIFEST-999999\n")(path.join("CURRENT"))),
+    ];
+    for (name, damage) in damages {
+        let copy = crash_copy(original.path());
+        damage(copy.path());
+        serves_all_of_many_tables(copy.path(), name, true).await;
+    }
+}
+
+#[tokio::test]
+async fn without_a_manifest_logs_alone_are_enough_in_one_database_and_in_two() {
+    let home = TempDir::new().unwrap();
+    for (data, meta) in [("one", "one"), ("data", "meta")] {
+        let definitions = ["data", "meta"].map(|name| {
+            let folder = home.path().join(if name == "data" { data } else { meta });
+            definition(name, &folder, SpoolKind::RocksDB)
+        });
+        let open = || RealSpool::open(&definitions[0], &definitions[1]).unwrap();
+        let spool = open();
+        fill(&spool, Family::Data, 0..100, 1_000).await;
+        fill(&spool, Family::Meta, 0..100, 100).await;
+        spool.close().await.unwrap();
+        for folder in BTreeSet::from([data, meta]) {
+            let path = home.path().join(folder);
+            assert_eq!(table_names(&path), BTreeSet::new());
+            flip(&manifest(&path), 8);
+        }
+        let spool = open();
+        assert!(!spool.damage_at_open().is_empty());
+        for family in [Family::Data, Family::Meta] {
+            assert_eq!(serve(&spool, family, 1_000).await.ids.len(), 100, "{family:?} in {data}");
+        }
+        spool.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_is_damaged_as_well_is_named_and_kept() {
+    let copy = many_tables().await;
+    let table = files(copy.path(), "sst").pop().unwrap();
+    flip(&table, fs::metadata(&table).unwrap().len() as usize / 2);
+    flip(&manifest(copy.path()), 8);
+    let name = table.file_name().unwrap().to_str().unwrap();
+    let spool = open(copy.path());
+    let damage = lines(&spool);
+    assert_eq!(damage.len(), 2, "{damage:?}");
+    assert!(damage[0].contains("MANIFEST") && damage[1].contains(name), "{damage:?}");
+    assert!(copy.path().join("damaged-1").join(name).exists());
+    assert!(serve(&spool, Family::Data, 1_000).await.ids.len() > 300);
+}
+
+#[tokio::test]
+async fn mending_that_was_cut_short_is_done_anew() {
+    let copy = many_tables().await;
+    flip(&manifest(copy.path()), 8);
+    for folder in ["mending-unfinished", "damaged-unfinished"] {
+        fs::create_dir(copy.path().join(folder)).unwrap();
+        fs::write(copy.path().join(folder).join("000001.sst"), "nonsense").unwrap();
+    }
+    serves_all_of_many_tables(copy.path(), "begun before", true).await;
+}
+
 #[tokio::test]
 async fn opening_again_after_damage_was_seen_reports_it() {
     let directory = TempDir::new().unwrap();
@@ -284,10 +502,12 @@ async fn a_store_that_cannot_be_opened_again_says_why_and_can_be_tried_again() {
     fill(&spool, Family::Meta, 0..10, 100).await;
     let current = directory.path().join("CURRENT");
     let content = fs::read(&current).unwrap();
-    fs::write(&current, "nonsense").unwrap();
+    fs::remove_file(&current).unwrap();
+    fs::create_dir(&current).unwrap();
     let error = spool.reopen(Family::Meta).await.unwrap_err();
     assert!(error.text.contains(directory.path().to_str().unwrap()), "{error}");
     assert_eq!(spool.get(Family::Meta, key(1)).await, Err(error));
+    fs::remove_dir(&current).unwrap();
     fs::write(&current, content).unwrap();
     spool.reopen(Family::Meta).await.unwrap();
     assert_eq!(serve(&spool, Family::Meta, 100).await.ids.len(), 10);

@@ -1,22 +1,20 @@
 //! Looks at RocksDB's write-ahead logs before RocksDB does, since its own ways of meeting damage are to drop what
-//! follows, to refuse to open, or to skip without a word.
-//! Invariant: reads only; copying aside is the one thing it writes, and never inside the logs. It understands the
-//! framing of records and their checksums, not what is in them.
+//! follows, to refuse to open, or to skip without a word. Its MANIFEST is framed the same way.
+//! Invariant: reads only. It understands the framing of records and their checksums, not what is in them. Recycled logs,
+//! which kumod never makes, have records of other types: it takes them for damage.
 use crc::{CRC_32_ISCSI, Crc, Table};
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 const BLOCK_OCTETS: usize = 32 * 1024;
 const HEADER_OCTETS: usize = 7;
+/// In a header: what comes from there on is covered by the checksum.
+const LENGTH_END: usize = 6;
 const CHECKSUM: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISCSI);
 /// RocksDB stores checksums rotated and offset by this.
 const MASK_DELTA: u32 = 0xa282_ead8;
-
-/// The name of a copy of the logs, before its number.
-const ASIDE: &str = "damaged-wal-";
 
 /// One log file with something in it that can't be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,16 +28,20 @@ pub(super) struct Finding {
 
 impl std::fmt::Display for Finding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}, octets ", self.file.display())?;
-        for (index, range) in self.unreadable.iter().take(8).enumerate() {
-            let comma = if index == 0 { "" } else { ", " };
-            write!(f, "{comma}{} to {}", range.start, range.end)?;
-        }
-        let more = self.unreadable.len().saturating_sub(8);
-        if more > 0 {
-            write!(f, " and {more} more ranges")?;
-        }
-        write!(f, " of {}", self.octets)
+        write!(f, "{}, {}", self.file.display(), self.ranges())
+    }
+}
+
+impl Finding {
+    /// Which octets, of how many.
+    pub fn ranges(&self) -> String {
+        let range = |range: &Range<u64>| format!("{} to {}", range.start, range.end);
+        let first: Vec<String> = self.unreadable.iter().take(8).map(range).collect();
+        let more = match self.unreadable.len().saturating_sub(8) {
+            0 => String::new(),
+            more => format!(" and {more} more ranges"),
+        };
+        format!("octets {}{more} of {}", first.join(", "), self.octets)
     }
 }
 
@@ -64,60 +66,59 @@ pub(super) fn examine(database: &Path) -> io::Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Where all logs now lie copied: a new `damaged-wal-<n>`, or the latest one if it has the same files already, as when
-/// one attempt to start follows another.
-pub(super) fn copy_aside(database: &Path) -> io::Result<PathBuf> {
-    let number = (1..).find(|n| !aside(database, *n).exists()).expect("some number is unused");
-    let logs = logs(database)?;
-    if number > 1 && is_copied(&logs, &aside(database, number - 1))? {
-        return Ok(aside(database, number - 1));
-    }
-    // A copy that a crash cut short must not count as one.
-    let unfinished = database.join(format!("{ASIDE}unfinished"));
-    match fs::remove_dir_all(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    DirBuilder::new().mode(0o700).create(&unfinished)?;
-    for log in logs {
-        let copy = unfinished.join(log.file_name().expect("a log has a name"));
-        fs::copy(&log, &copy)?;
-        File::open(&copy)?.sync_all()?;
-    }
-    File::open(&unfinished)?.sync_all()?;
-    let folder = aside(database, number);
-    fs::rename(&unfinished, &folder)?;
-    File::open(database)?.sync_all()?;
-    Ok(folder)
+/// What is wrong with one log that is synced after each record. A torn tail is believed only of what a crash can leave
+/// of one write: a record whose end isn't there, or zeros.
+pub(super) fn examine_strictly(file: &Path) -> io::Result<Option<Finding>> {
+    let contents = read_log(file)?;
+    let Some(wrong) = contents.first_wrong.or(contents.unfinished_at_end) else { return Ok(None) };
+    let torn_tail = contents.last_record.is_some()
+        && contents.is_torn_tail()
+        && is_cut_short(file, wrong, contents.octets)?;
+    let (octets, unreadable) = (contents.octets, contents.unreadable);
+    Ok(Some(Finding { file: file.to_owned(), octets, unreadable, torn_tail }))
 }
 
-/// Whether there is such a copy, finished or not: then some of what was synced may be missing.
-pub(super) fn was_copied_aside(database: &Path) -> io::Result<bool> {
-    for entry in fs::read_dir(database)? {
-        if entry?.file_name().to_string_lossy().starts_with(ASIDE) {
+/// `start` is where the first record, or part of one, that isn't intact begins.
+fn is_cut_short(file: &Path, start: u64, end: u64) -> io::Result<bool> {
+    let mut file = File::open(file)?;
+    file.seek(SeekFrom::Start(start))?;
+    let room = BLOCK_OCTETS - (start % BLOCK_OCTETS as u64) as usize;
+    let mut tail = Vec::with_capacity(room);
+    file.by_ref().take(room as u64).read_to_end(&mut tail)?;
+    if tail.iter().all(|octet| *octet == 0) {
+        return all_zeros(file);
+    }
+    Ok(end - start <= room as u64 && is_beginning(&tail, room))
+}
+
+fn all_zeros(mut file: File) -> io::Result<bool> {
+    let mut block = Vec::with_capacity(BLOCK_OCTETS);
+    loop {
+        block.clear();
+        if file.by_ref().take(BLOCK_OCTETS as u64).read_to_end(&mut block)? == 0 {
             return Ok(true);
         }
-    }
-    Ok(false)
-}
-
-fn aside(database: &Path, number: u32) -> PathBuf {
-    database.join(format!("{ASIDE}{number}"))
-}
-
-fn is_copied(logs: &[PathBuf], folder: &Path) -> io::Result<bool> {
-    for log in logs {
-        let copy = folder.join(log.file_name().expect("a log has a name"));
-        let same = copy.is_file() && copy.metadata()?.len() == log.metadata()?.len();
-        if !same {
+        if block.iter().any(|octet| *octet != 0) {
             return Ok(false);
         }
     }
-    Ok(true)
+}
+
+/// Whether this is the beginning of a record and nothing else. One with a wrong length seems to go on behind the end as
+/// well, but then it is whole but for that, or others lie in it.
+fn is_beginning(tail: &[u8], room: usize) -> bool {
+    if tail.len() < HEADER_OCTETS {
+        return true;
+    }
+    let octets = HEADER_OCTETS + length(tail);
+    let goes_on = octets > tail.len() && octets <= room;
+    let is_whole = stored_checksum(tail) == CHECKSUM.checksum(&tail[LENGTH_END..]);
+    let mut later = (1..tail.len() - HEADER_OCTETS).map(|at| &tail[at..]);
+    goes_on && !is_whole && later.all(|octets| Fragment::parse(octets).is_none())
 }
 
 /// The log files, oldest first. Their names are numbers.
-fn logs(database: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn logs(database: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(database) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -143,12 +144,21 @@ struct Contents {
     last_record: Option<u64>,
     /// Where the record whose end is still to come begins.
     unfinished: Option<u64>,
+    /// Where the first part of a record that isn't intact begins.
+    first_wrong: Option<u64>,
+    /// Where the log ends, if the end of a record is still to come there.
+    unfinished_at_end: Option<u64>,
 }
 
 impl Contents {
     fn is_torn_tail(&self) -> bool {
         let Some(first) = self.unreadable.first() else { return false };
         self.last_record.is_none_or(|record| record < first.start)
+    }
+
+    fn mark_wrong(&mut self, range: Range<u64>) {
+        self.first_wrong.get_or_insert(range.start);
+        self.mark(range);
     }
 
     fn mark(&mut self, range: Range<u64>) {
@@ -163,7 +173,7 @@ impl Contents {
         let mut at = 0;
         while block.len() - at >= HEADER_OCTETS {
             let Some(fragment) = Fragment::parse(&block[at..]) else {
-                return self.mark(start + at as u64..start + block.len() as u64);
+                return self.mark_wrong(start + at as u64..start + block.len() as u64);
             };
             let begins = start + at as u64;
             at += fragment.octets;
@@ -172,7 +182,7 @@ impl Contents {
         // A shorter rest is padding, unless it is the beginning of a header at the very end of the log.
         let rest = &block[at..];
         if block.len() < BLOCK_OCTETS && rest.iter().any(|octet| *octet != 0) {
-            self.mark(start + at as u64..start + block.len() as u64);
+            self.mark_wrong(start + at as u64..start + block.len() as u64);
         }
     }
 
@@ -187,11 +197,11 @@ impl Contents {
             }
             // The end of the one before is missing.
             (Position::Whole | Position::First, Some(_)) => {
-                self.mark(range.start..range.start);
+                self.mark_wrong(range.start..range.start);
                 self.fragment(position, range);
             }
             // The beginning is missing.
-            (Position::Middle | Position::Last, None) => self.mark(range),
+            (Position::Middle | Position::Last, None) => self.mark_wrong(range),
             (Position::Note, _) => {}
         }
     }
@@ -215,8 +225,6 @@ struct Fragment {
 impl Fragment {
     /// `None` if it isn't whole and intact. `data` is at least a header.
     fn parse(data: &[u8]) -> Option<Fragment> {
-        let masked = u32::from_le_bytes([data[0], data[1], data[2], data[3]]);
-        let length = usize::from(u16::from_le_bytes([data[4], data[5]]));
         let position = match data[6] {
             1 => Position::Whole,
             2 => Position::First,
@@ -225,11 +233,22 @@ impl Fragment {
             9 | 10 | 130 => Position::Note,
             _ => return None,
         };
-        let octets = HEADER_OCTETS + length;
-        let checked = data.get(6..octets)?;
-        let expected = masked.wrapping_sub(MASK_DELTA).rotate_left(15);
-        (CHECKSUM.checksum(checked) == expected).then_some(Fragment { position, octets })
+        let octets = HEADER_OCTETS + length(data);
+        let checked = data.get(LENGTH_END..octets)?;
+        let is_intact = CHECKSUM.checksum(checked) == stored_checksum(data);
+        is_intact.then_some(Fragment { position, octets })
     }
+}
+
+/// What a header stores. It covers what follows the length.
+fn stored_checksum(header: &[u8]) -> u32 {
+    let masked = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
+    masked.wrapping_sub(MASK_DELTA).rotate_left(15)
+}
+
+/// Of what follows the header.
+fn length(header: &[u8]) -> usize {
+    usize::from(u16::from_le_bytes([header[4], header[5]]))
 }
 
 fn read_log(path: &Path) -> io::Result<Contents> {
@@ -246,6 +265,7 @@ fn read_log(path: &Path) -> io::Result<Contents> {
         }
     }
     if contents.unfinished.is_some() {
+        contents.unfinished_at_end = Some(contents.octets);
         contents.mark(contents.octets..contents.octets);
     }
     Ok(contents)
@@ -342,19 +362,11 @@ mod tests {
         assert!(!examine(folder.path()).unwrap()[0].torn_tail);
     }
 
-    #[test]
-    fn logs_are_copied_aside_once_for_each_state_they_are_in() {
+    fn examine_strictly_octets(octets: &[u8]) -> Option<Finding> {
         let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("000004.log");
-        fs::write(&log, b"one").unwrap();
-        let first = copy_aside(folder.path()).unwrap();
-        assert_eq!(first, folder.path().join("damaged-wal-1"));
-        assert_eq!(fs::read(first.join("000004.log")).unwrap(), b"one");
-        assert_eq!(copy_aside(folder.path()).unwrap(), first);
-        fs::write(&log, b"other").unwrap();
-        let second = copy_aside(folder.path()).unwrap();
-        assert_eq!(second, folder.path().join("damaged-wal-2"));
-        assert_eq!(fs::read(first.join("000004.log")).unwrap(), b"one");
+        let file = folder.path().join("MANIFEST-000005");
+        fs::write(&file, octets).unwrap();
+        examine_strictly(&file).unwrap()
     }
 
     proptest! {
@@ -367,6 +379,26 @@ mod tests {
             let cut = cut.index(sound.len());
             let findings = examine_octets(&sound[..cut]);
             prop_assert!(findings.iter().all(|finding| finding.torn_tail), "{findings:?}");
+        }
+
+        #[test]
+        fn strictly_a_cut_is_a_torn_tail_and_one_wrong_octet_never_is(
+            sizes in proptest::collection::vec(1usize..40_000, 2..6),
+            at in any::<proptest::sample::Index>(),
+            flipped in 1u8..,
+        ) {
+            let (sound, starts) = log(&sizes);
+            prop_assert_eq!(examine_strictly_octets(&sound), None);
+            let cut = starts[1] as usize + at.index(sound.len() - starts[1] as usize);
+            let torn = examine_strictly_octets(&sound[..cut]);
+            prop_assert!(torn.is_none_or(|finding| finding.torn_tail));
+            let at = at.index(sound.len());
+            let padding = sound[at] == 0 && BLOCK_OCTETS - at % BLOCK_OCTETS < HEADER_OCTETS;
+            prop_assume!(!padding);
+            let mut broken = sound.clone();
+            broken[at] ^= flipped;
+            let finding = examine_strictly_octets(&broken);
+            prop_assert!(finding.is_some_and(|finding| !finding.torn_tail));
         }
 
         #[test]
