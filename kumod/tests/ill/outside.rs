@@ -1,0 +1,78 @@
+//! A shut gate as everybody outside sees it: clients with open sessions, HTTP clients, monitors, operators, the peer.
+use super::ask::{http, kcli_json};
+use super::clients::{Banners, Clients};
+use super::mail::{UNGUARDED, nothing_is_bounced, policy, send, wait_for_all};
+use super::support::folders::Small;
+use super::support::{Client, Home, Kumod, Sink};
+use super::times::{self, NOT_ACCEPTING};
+use std::time::{Duration, Instant};
+
+const STOPS_WITHIN: Duration = Duration::from_secs(10);
+const INJECTION: &str = r#"{"envelope_sender": "ann@client.example", "recipients": [{"email": "bob@sink.example"}],
+    "content": "Subject: injected\r\n\r\nx\r\n"}"#;
+
+#[test]
+fn everybody_is_told_of_a_shut_gate_and_a_stop_is_quick() {
+    let _alone = times::alone();
+    let (home, sink) = (Home::new(), Sink::start(()));
+    let small = Small::over(&home.path("spool"), "16m");
+    let mut kumod = Kumod::start(&policy(&home, UNGUARDED, &sink.as_mx()));
+    assert_eq!(http(&kumod, "GET", "/api/check-liveness/v1", ""), (200, "OK".into()));
+    assert_eq!(load_shed(&kumod), "0");
+    let mut open = Client::greet(kumod.address()).unwrap();
+    let banners = Banners::watch(kumod.address());
+    let clients = Clients::start(kumod.address(), 0, 4000);
+    clients.wait_for_accepted(50);
+    let filling = Instant::now();
+    let ballast = small.fill();
+    let (shut, _) = banners.first(421, filling);
+    times::shuts("outside", times::first_failure(&kumod, Some(&clients)), shut);
+    let told = clients.stop();
+
+    let reply = send(&mut open, usize::MAX, 1000).unwrap();
+    assert!(reply.code == 421 && reply.text.contains(NOT_ACCEPTING), "{reply:?}");
+    assert!(reply.text.starts_with("421 4.3.2 "), "{reply:?}");
+    assert!(open.is_closed());
+    let text = "the spool is not accepting writes";
+    assert_eq!(http(&kumod, "GET", "/api/check-liveness/v1", ""), (503, text.into()));
+    let injected = http(&kumod, "POST", "/api/inject/v1", INJECTION);
+    assert_eq!(injected, (503, format!("Error: {text}")));
+    assert_eq!(load_shed(&kumod), "1");
+    let health = kcli_json(&kumod, &["spool-health", "--json"]);
+    let store = &health["stores"][0];
+    assert_eq!(store["accepts_writes"], false, "{health}");
+    let why = store["why"].as_str().expect("a reason");
+    assert!(why.contains("No space left on device") && why.contains("room"), "{why}");
+    nothing_is_delivered(&sink);
+
+    let stopping = Instant::now();
+    kumod.terminate();
+    let status = kumod.wait(STOPS_WITHIN * 2);
+    times::within("outside", "to stop while it is shut", stopping, Instant::now(), STOPS_WITHIN);
+    assert!(status.success(), "{status}: {:?}", kumod.said());
+    drop(ballast);
+    told.none_for_good();
+    let kumod = Kumod::start(&policy(&home, UNGUARDED, &sink.as_mx()));
+    wait_for_all(&told.accepted, &sink);
+    kumod.stop();
+    nothing_is_bounced(&home);
+}
+
+/// After what was under way is over.
+fn nothing_is_delivered(sink: &Sink) {
+    std::thread::sleep(Duration::from_secs(1));
+    let before = sink.activity();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(sink.activity(), before, "delivery goes on");
+}
+
+/// The metric of the only store there is.
+fn load_shed(kumod: &Kumod) -> String {
+    let (status, metrics) = http(kumod, "GET", "/metrics?prefix=rocks_spool_load_shed", "");
+    assert_eq!(status, 200);
+    let mut values =
+        metrics.lines().filter(|line| line.starts_with("rocks_spool_load_shed_active{"));
+    let value = values.next().unwrap_or_else(|| panic!("{metrics}"));
+    assert!(values.next().is_none(), "{metrics}");
+    value.rsplit(' ').next().expect("a value").to_owned()
+}
