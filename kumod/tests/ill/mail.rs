@@ -1,9 +1,12 @@
 //! The mail of these tests and its ledger: policies, messages, who was accepted, what has arrived. Knows nothing of faults.
 //! Invariant: each message has a subject of its own, a number.
+use super::clients::Told;
 use super::support::choices::Choices;
 use super::support::{Client, Home, Kumod, PATIENCE, Reply, Sink, Sunk, wait_for};
 use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Nobody listens there.
 pub const NOWHERE: &str = "[127.0.0.1]:1";
@@ -13,6 +16,9 @@ pub const SMALL_BUFFERS: &str =
 /// As above, without a guard against a full disk.
 pub const UNGUARDED: &str = "min_free_space = 0, min_free_inodes = 0,
     rocks_params = { write_buffer_size = 65536, error_unlatch_duration = '2s' }";
+
+/// What a delivery gives back when the gate shuts is due within a minute.
+pub const DELIVERY: Duration = Duration::from_secs(120);
 
 /// Both spools in one folder with these options; everything goes to `mx`, soon again if it can't.
 pub fn policy(home: &Home, spool: &str, mx: &str) -> PathBuf {
@@ -68,8 +74,33 @@ pub fn missing(accepted: &Accepted, sink: &Sink) -> Vec<String> {
     accepted.iter().filter(|(_, number)| is_missing(number)).map(|(id, _)| id.clone()).collect()
 }
 
+/// What was accepted has arrived once, what was refused hasn't, and nothing was refused for good.
+pub fn is_as_told(told: &Told, sink: &Sink) {
+    told.nothing_is_refused_for_good();
+    wait_for_all(&told.accepted, sink);
+    let mut copies: BTreeMap<String, usize> = BTreeMap::new();
+    sink.with_sunk(|sunk| {
+        let subjects =
+            sunk.iter().filter(|one| one.is_taken()).filter_map(|one| one.header("Subject"));
+        subjects.for_each(|subject| *copies.entry(subject).or_default() += 1);
+    });
+    let refused = told.refused.iter().map(|refusal| refusal.subject.to_string());
+    let unasked: Vec<String> = refused.filter(|subject| copies.contains_key(subject)).collect();
+    assert_eq!(unasked, Vec::<String>::new(), "these were refused, and arrived");
+    copies.retain(|_, count| *count > 1);
+    assert!(copies.is_empty(), "these arrived more than once: {copies:?}");
+}
+
 pub fn wait_for_all(accepted: &Accepted, sink: &Sink) {
-    wait_for("all deliveries", PATIENCE * 2, || missing(accepted, sink).is_empty().then_some(()));
+    wait_for("all deliveries", DELIVERY, || missing(accepted, sink).is_empty().then_some(()));
+}
+
+/// As a client does that has time: 421 only means later.
+pub fn send_until_accepted(address: SocketAddr, number: usize, octets: usize) -> Reply {
+    wait_for("a message to be accepted", PATIENCE, || {
+        let reply = send(&mut Client::greet(address).ok()?, number, octets).ok()?;
+        (reply.code == 250).then_some(reply)
+    })
 }
 
 /// No disk is a reason for that.

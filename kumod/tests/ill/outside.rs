@@ -1,9 +1,11 @@
 //! A shut gate as everybody outside sees it: clients with open sessions, HTTP clients, monitors, operators, the peer.
 use super::ask::{http, kcli_json};
 use super::clients::{Banners, Clients};
-use super::mail::{UNGUARDED, nothing_is_bounced, policy, send, wait_for_all};
+use super::mail::{
+    Accepted, UNGUARDED, missing, nothing_is_bounced, policy, policy_of_path, send, wait_for_all,
+};
 use super::support::folders::Small;
-use super::support::{Client, Home, Kumod, Sink};
+use super::support::{Behaviour, Client, Home, Kumod, Sink, Sunk, Verdict};
 use super::times::{self, NOT_ACCEPTING};
 use std::time::{Duration, Instant};
 
@@ -11,12 +13,22 @@ const STOPS_WITHIN: Duration = Duration::from_secs(10);
 const INJECTION: &str = r#"{"envelope_sender": "ann@client.example", "recipients": [{"email": "bob@sink.example"}],
     "content": "Subject: injected\r\n\r\nx\r\n"}"#;
 
+/// So slow that much waits behind it.
+struct Slow;
+
+impl Behaviour for Slow {
+    fn final_dot(&self, _: &Sunk, _: usize) -> (Duration, Verdict) {
+        (Duration::from_millis(300), Verdict::Taken)
+    }
+}
+
 #[test]
 fn everybody_is_told_of_a_shut_gate_and_a_stop_is_quick() {
     let _alone = times::alone();
-    let (home, sink) = (Home::new(), Sink::start(()));
+    let (home, sink) = (Home::new(), Sink::start(Slow));
     let small = Small::over(&home.path("spool"), "16m");
-    let mut kumod = Kumod::start(&policy(&home, UNGUARDED, &sink.as_mx()));
+    let slowly = policy_of_path(&home, UNGUARDED, &sink.as_mx(), "connection_limit = 1");
+    let mut kumod = Kumod::start(&slowly);
     assert_eq!(http(&kumod, "GET", "/api/check-liveness/v1", ""), (200, "OK".into()));
     assert_eq!(load_shed(&kumod), "0");
     let mut open = Client::greet(kumod.address()).unwrap();
@@ -43,7 +55,7 @@ fn everybody_is_told_of_a_shut_gate_and_a_stop_is_quick() {
     assert_eq!(store["accepts_writes"], false, "{health}");
     let why = store["why"].as_str().expect("a reason");
     assert!(why.contains("No space left on device") && why.contains("room"), "{why}");
-    nothing_is_delivered(&sink);
+    nothing_is_delivered(&told.accepted, &sink);
 
     let stopping = Instant::now();
     kumod.terminate();
@@ -51,7 +63,7 @@ fn everybody_is_told_of_a_shut_gate_and_a_stop_is_quick() {
     times::within("outside", "to stop while it is shut", stopping, Instant::now(), STOPS_WITHIN);
     assert!(status.success(), "{status}: {:?}", kumod.said());
     drop(ballast);
-    told.none_for_good();
+    told.nothing_is_refused_for_good();
     let kumod = Kumod::start(&policy(&home, UNGUARDED, &sink.as_mx()));
     wait_for_all(&told.accepted, &sink);
     kumod.stop();
@@ -59,8 +71,9 @@ fn everybody_is_told_of_a_shut_gate_and_a_stop_is_quick() {
 }
 
 /// After what was under way is over.
-fn nothing_is_delivered(sink: &Sink) {
+fn nothing_is_delivered(accepted: &Accepted, sink: &Sink) {
     std::thread::sleep(Duration::from_secs(1));
+    assert!(!missing(accepted, sink).is_empty(), "there is nothing to be delivered");
     let before = sink.activity();
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(sink.activity(), before, "delivery goes on");
