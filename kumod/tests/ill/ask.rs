@@ -5,6 +5,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
+/// A message for `/api/inject/v1`.
+pub const INJECTION: &str = r#"{"envelope_sender": "ann@client.example", "recipients": [{"email": "bob@sink.example"}],
+    "content": "Subject: injected\r\n\r\nx\r\n"}"#;
+
 /// An answer's status and body.
 pub fn http(kumod: &Kumod, method: &str, path: &str, body: &str) -> (u16, String) {
     let mut stream = TcpStream::connect_timeout(&kumod.http_address(), PATIENCE).unwrap();

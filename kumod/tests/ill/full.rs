@@ -1,5 +1,6 @@
 //! A spool whose file system fills up under load, with and without the guard against that: mail is refused for now, and
 //! taken again once there is room, without a restart. What else the outside sees meanwhile is `outside`'s.
+use super::ask::{INJECTION, http};
 use super::clients::{Banners, Clients, Told};
 use super::mail::{
     NOWHERE, SMALL_BUFFERS, UNGUARDED, is_as_told, nothing_is_bounced, policy, wait_for_all,
@@ -61,6 +62,10 @@ fn the_guard_refuses_before_the_disk_is_full() {
         GUARD_SEES_WITHIN,
     );
     times::stays(&banners, 421, Duration::from_secs(3));
+    let liveness = http(&kumod, "GET", "/api/check-liveness/v1", "");
+    assert_eq!(liveness, (503, "storage is too full".into()));
+    let injected = http(&kumod, "POST", "/api/inject/v1", INJECTION);
+    assert_eq!(injected, (503, "Error: disk is too full".into()));
 
     let mended = Instant::now();
     drop(ballast);

@@ -1,5 +1,5 @@
 //! A shut gate as everybody outside sees it: clients with open sessions, HTTP clients, monitors, operators, the peer.
-use super::ask::{http, kcli_json};
+use super::ask::{INJECTION, http, kcli_json};
 use super::clients::{Banners, Clients};
 use super::mail::{
     Accepted, UNGUARDED, missing, nothing_is_bounced, policy, policy_of_path, send, wait_for_all,
@@ -10,8 +10,6 @@ use super::times::{self, NOT_ACCEPTING};
 use std::time::{Duration, Instant};
 
 const STOPS_WITHIN: Duration = Duration::from_secs(10);
-const INJECTION: &str = r#"{"envelope_sender": "ann@client.example", "recipients": [{"email": "bob@sink.example"}],
-    "content": "Subject: injected\r\n\r\nx\r\n"}"#;
 
 /// So slow that much waits behind it.
 struct Slow;

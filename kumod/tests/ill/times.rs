@@ -36,6 +36,11 @@ pub fn opens(case: &str, mended: Instant, banner: Instant) {
     within(case, "from the mending to the first 220", mended, banner, OPENS_WITHIN);
 }
 
+/// Where nothing is mended: the damage stays.
+pub fn opens_by_itself(case: &str, shut: Instant, banner: Instant) {
+    within(case, "from the first 421 to the first 220", shut, banner, OPENS_WITHIN);
+}
+
 pub fn within(case: &str, what: &str, from: Instant, to: Instant, bound: Duration) {
     let took = to.saturating_duration_since(from);
     eprintln!("{case}: {:.3} s {what}", took.as_secs_f64());
