@@ -3,8 +3,11 @@
 //! Invariant: what a guard does is undone when it is dropped, also in a panic. It doesn't outlive a test that is
 //! killed: `findmnt -t tmpfs` and `lsattr` show what is left then.
 use super::home::give_away;
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
@@ -29,10 +32,15 @@ impl Small {
 
     /// Until nothing fits any more. Free again once the value is dropped.
     pub fn fill(&self) -> Ballast {
+        self.fill_but(0)
+    }
+
+    /// Until so many octets are free, to a few blocks.
+    pub fn fill_but(&self, rest: u64) -> Ballast {
         let path = self.path.join("ballast");
         let mut file = File::create(&path).expect("one more file fits");
         let mut octets = CHUNK_OCTETS;
-        while octets > 0 {
+        while octets > 0 && (rest == 0 || self.free() > rest) {
             match file.write(&[b'x'; CHUNK_OCTETS][..octets]) {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::StorageFull => octets /= 2,
@@ -40,6 +48,17 @@ impl Small {
             }
         }
         Ballast { path }
+    }
+
+    /// Octets.
+    fn free(&self) -> u64 {
+        let name = CString::new(self.path.as_os_str().as_bytes()).expect("no NUL in it");
+        let mut answer = MaybeUninit::<libc::statvfs>::uninit();
+        // SAFETY: `name` is a C string, and `answer` has room for what statvfs writes.
+        assert_eq!(unsafe { libc::statvfs(name.as_ptr(), answer.as_mut_ptr()) }, 0);
+        // SAFETY: statvfs succeeded, so it has filled the structure in.
+        let answer = unsafe { answer.assume_init() };
+        answer.f_bavail * answer.f_frsize
     }
 }
 

@@ -26,6 +26,12 @@ impl Home {
         Home { folder, logs }
     }
 
+    /// In a folder that is there already.
+    pub fn over(folder: tempfile::TempDir) -> Home {
+        give_away(folder.path());
+        Home { folder, logs: "logs" }
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -56,13 +62,32 @@ impl Home {
         listener: &str,
         handlers: &str,
     ) -> PathBuf {
+        let init = format!("kumo.start_esmtp_listener {{ listen = '127.0.0.1:0', {listener} }}");
+        self.policy_with_init((data, meta), spool, &init, handlers)
+    }
+
+    /// With an HTTP listener as well, for `kcli`.
+    pub fn policy_with_http(&self, spools: (&str, &str), spool: &str, handlers: &str) -> PathBuf {
+        let init = "kumo.start_esmtp_listener { listen = '127.0.0.1:0' }
+                    kumo.start_http_listener { listen = '127.0.0.1:0' }";
+        self.policy_with_init(spools, spool, init, handlers)
+    }
+
+    /// `init`: what it does besides defining its spools and logs.
+    fn policy_with_init(
+        &self,
+        (data, meta): (&str, &str),
+        spool: &str,
+        init: &str,
+        handlers: &str,
+    ) -> PathBuf {
         let text = format!(
             "local kumo = require 'kumo'
              kumo.on('init', function()
                kumo.define_spool {{ name = 'data', path = '{data}', min_free_space = 1000000, {spool} }}
                kumo.define_spool {{ name = 'meta', path = '{meta}', min_free_space = 1000000, {spool} }}
                kumo.configure_local_logs {{ log_dir = '{logs}' }}
-               kumo.start_esmtp_listener {{ listen = '127.0.0.1:0', {listener} }}
+               {init}
              end)
              {handlers}",
             data = self.path(data).display(),

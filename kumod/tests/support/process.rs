@@ -7,12 +7,13 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub struct Kumod {
     child: Child,
     addresses: Vec<SocketAddr>,
-    said: Arc<Mutex<Vec<String>>>,
+    /// Each line, and when it was read.
+    said: Arc<Mutex<Vec<(Instant, String)>>>,
 }
 
 /// `kumod --policy …`, as the user that tests run it as.
@@ -80,7 +81,7 @@ impl Kumod {
         let lines = said.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                lines.lock().unwrap().push(line);
+                lines.lock().unwrap().push((Instant::now(), line));
             }
         });
         Kumod { child, addresses: Vec::new(), said }
@@ -103,8 +104,26 @@ impl Kumod {
         self.addresses[0]
     }
 
+    /// Where its only plain HTTP listener listens.
+    pub fn http_address(&self) -> SocketAddr {
+        let said = self.said();
+        let address = |line: &String| line.strip_prefix("http listener on ")?.parse().ok();
+        said.iter().find_map(address).unwrap_or_else(|| panic!("no HTTP listener: {said:?}"))
+    }
+
     pub fn said(&self) -> Vec<String> {
-        self.said.lock().unwrap().clone()
+        self.said.lock().unwrap().iter().map(|(_, line)| line.clone()).collect()
+    }
+
+    /// When it first said a line with `words`.
+    pub fn said_at(&self, words: &str) -> Option<Instant> {
+        let said = self.said.lock().unwrap();
+        said.iter().find(|(_, line)| line.contains(words)).map(|(at, _)| *at)
+    }
+
+    /// Lines with `words`.
+    pub fn said_with(&self, words: &str) -> Vec<String> {
+        self.said().into_iter().filter(|line| line.contains(words)).collect()
     }
 
     /// SIGTERM, without waiting for what becomes of it.
