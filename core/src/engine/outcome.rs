@@ -119,9 +119,13 @@ impl Engine {
         }
     }
 
-    /// The attempt didn't take place. Not at once again: what ended this session may end the next.
+    /// The attempt didn't take place. Not at once again: what ended this session may end the next. What the spool's gate gave back waits for
+    /// the gate alone.
     fn return_untried(&mut self, handle: MessageHandle) {
-        let wait = self.retry_random.duration_up_to(Duration::from_secs(60));
+        let wait = match self.spool_healthy {
+            true => self.retry_random.duration_up_to(Duration::from_secs(60)),
+            false => Duration::ZERO,
+        };
         self.messages[handle].due = self.now.mono + wait;
         self.counts.returned += 1;
         reached(Mark::ReturnedUntried);
