@@ -106,7 +106,7 @@ async fn a_missing_file_gives_errors_and_from_the_next_opening_on_a_hole() {
         assert!(!spool.may_lack_records(), "it doesn't know yet");
         let reopens = seed % 2 == 0;
         let spool = if reopens {
-            spool.reopen().await.unwrap();
+            reopen_all(&spool).await.unwrap();
             spool
         } else {
             crash(&universe, seed % 4 == 1);
