@@ -209,7 +209,7 @@ impl<W: World> CommitterLoop<W> {
                 let stored = matches!(outcome, CommitOutcome::Written);
                 if stored {
                     ends.into_iter().for_each(|id| self.shared.forget_unlogged(id));
-                } else if !matches!(outcome, CommitOutcome::Refused(Refusal::Unhealthy)) {
+                } else {
                     tracing::error!(?outcome, "the spool didn't take an update or a removal");
                 }
                 let input = engine::Input::Concluded { op, stored };
