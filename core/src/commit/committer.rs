@@ -155,7 +155,7 @@ impl Committer {
     /// When a `Tick` is wanted: a deadline, an unsynced write's second, or the end of a rest or a stall.
     pub fn next_wake(&self) -> Option<Mono> {
         let free = !self.is_handing_over();
-        let owing = !self.undo.is_empty() || !self.orphans.is_empty() || !self.redo.is_empty();
+        let owing = self.is_owing();
         let unsynced = self.unsynced_since.map(|since| (since + SYNC_AFTER).max(self.rest_until));
         let wakes = [
             (self.earliest_deadline != Mono(u64::MAX)).then_some(self.earliest_deadline),
@@ -362,9 +362,12 @@ impl Committer {
         self.waiting.is_empty()
             && self.writing_bodies.is_none()
             && self.bodies_written.is_none()
-            && self.undo.is_empty()
-            && self.redo.is_empty()
-            && self.orphans.is_empty()
+            && !self.is_owing()
+    }
+
+    /// Whether something has to be taken back, written again or swept.
+    fn is_owing(&self) -> bool {
+        !self.undo.is_empty() || !self.redo.is_empty() || !self.orphans.is_empty()
     }
 
     /// The next batch: what is owed first, then what waits, in order.
@@ -382,9 +385,11 @@ impl Committer {
             batch.push(self.waiting.pop_front().expect("there is a front"));
         }
         // What is said of a message now is newer than what would be said again later; after a removal there is nothing newer.
-        for (id, _) in batch.last_words() {
-            if let Some(LastWord::Update(_)) = self.redo.get(&id) {
-                self.redo.remove(&id);
+        if !self.redo.is_empty() {
+            for (id, _) in batch.last_words() {
+                if let Some(LastWord::Update(_)) = self.redo.get(&id) {
+                    self.redo.remove(&id);
+                }
             }
         }
         batch
@@ -440,10 +445,7 @@ impl Committer {
 
     fn finish(&mut self, now: Mono) {
         let busy = self.is_handing_over() || !self.waiting.is_empty();
-        let owing = !self.undo.is_empty()
-            || !self.redo.is_empty()
-            || !self.orphans.is_empty()
-            || self.unsynced_since.is_some();
+        let owing = self.is_owing() || self.unsynced_since.is_some();
         // What a failing disk won't undo or sync is said, not waited for: the process is about to end.
         let failing = now < self.rest_until;
         if self.phase == Phase::Draining && !busy && (!owing || failing) {
