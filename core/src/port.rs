@@ -86,6 +86,8 @@ pub struct SpoolProperties {
     pub mem_table_unflushed: u64,
     pub mem_table_readers_total: u64,
     pub cache_total: u64,
+    /// It has met damage that compaction must not meet.
+    pub automatic_compaction_off: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -144,7 +144,7 @@ pub struct Gate {
     last_error: Mono,
     background: Option<u64>,
     has_room: bool,
-    /// Damage that has shut it once, in the store's words.
+    /// Damage that has shut it once: see [`damaged_part`].
     known: BTreeSet<String>,
     noticed: u64,
     notice_from: Mono,
@@ -210,9 +210,14 @@ impl Gate {
             Input::Failed { call, kind, text } => {
                 if call == Call::Write || self.is_news(kind, text) {
                     self.failed(now, kind, text);
+                } else {
+                    self.errors += 1;
                 }
             }
-            Input::Damaged { text } => self.latch(now, Cause::Damaged, text),
+            Input::Damaged { text } => {
+                self.know(text);
+                self.latch(now, Cause::Damaged, text);
+            }
             Input::DeadlineUsedUp => {
                 self.error(now, "a write was held up until its deadline had passed");
             }
@@ -250,23 +255,23 @@ impl Gate {
     // ---- Errors ----------------------------------------------------------------------------------------
 
     /// Whether a read's error isn't that of damage which has shut the gate before.
-    fn is_news(&mut self, kind: SpoolErrorKind, text: &str) -> bool {
-        if !matches!(kind, SpoolErrorKind::Corruption | SpoolErrorKind::Io) {
-            return true;
-        }
-        if self.known.contains(text) {
-            self.errors += 1;
-            return false;
-        }
+    fn is_news(&self, kind: SpoolErrorKind, text: &str) -> bool {
+        let is_damage = matches!(kind, SpoolErrorKind::Corruption | SpoolErrorKind::Io);
+        !is_damage || !self.known.contains(damaged_part(text))
+    }
+
+    fn know(&mut self, damage: &str) {
         if self.known.len() < KNOWN_DAMAGE {
-            self.known.insert(text.into());
+            self.known.insert(damaged_part(damage).into());
         }
-        true
     }
 
     fn failed(&mut self, now: Mono, kind: SpoolErrorKind, text: &str) {
         let cause = match kind {
-            SpoolErrorKind::Corruption | SpoolErrorKind::Io => Cause::Fatal,
+            SpoolErrorKind::Corruption | SpoolErrorKind::Io => {
+                self.know(text);
+                Cause::Fatal
+            }
             SpoolErrorKind::NoSpace => Cause::NoSpace,
             // The store asks for patience, or is on its way out.
             SpoolErrorKind::Busy | SpoolErrorKind::Closed => return,
@@ -512,4 +517,10 @@ impl Gate {
         self.state = State::Healthy;
         self.notice(Level::Info, text);
     }
+}
+
+/// What damage is told apart by: the name of the table that the store's words name, whatever else they say, or else the words.
+fn damaged_part(text: &str) -> &str {
+    let names = text.split(|c: char| c.is_whitespace() || "/:,;()".contains(c));
+    names.into_iter().find(|name| name.ends_with(".sst")).unwrap_or(text)
 }

@@ -132,6 +132,24 @@ fn damage_shuts_it_when_it_is_met_and_not_at_each_message_that_lies_in_it() {
 }
 
 #[test]
+fn a_damaged_table_is_the_same_damage_in_whatever_words_it_is_named() {
+    let mut bench = Bench::new(config());
+    let kind = SpoolErrorKind::Corruption;
+    bench.input(Input::Damaged {
+        text: "rocksdb at /spool: IO error: No such file: /spool/000012.sst; opened without it",
+    });
+    assert!(!bench.latched_after(Duration::from_secs(300)));
+    let text = "Corruption: block checksum mismatch in /spool/000012.sst offset 7";
+    bench.input(Input::Failed { call: Call::Read, kind, text });
+    assert!(!bench.gate.is_latched());
+    let text = "Corruption: block checksum mismatch in /spool/000013.sst offset 7";
+    bench.input(Input::Failed { call: Call::Write, kind, text });
+    assert!(!bench.latched_after(Duration::from_secs(300)));
+    bench.input(Input::Failed { call: Call::Read, kind, text });
+    assert!(!bench.gate.is_latched());
+}
+
+#[test]
 fn patience_asked_for_and_a_closed_store_are_no_errors() {
     let mut bench = Bench::new(config());
     bench.fail(SpoolErrorKind::Busy);

@@ -3,6 +3,7 @@
 //! Invariants: every write goes through the write-ahead log. An iterator's end is believed only after its status. How it
 //! gets past damage when it is opened is `open`'s.
 //! `use_fsync` is left alone: fdatasync is as durable, and what is synced is said with each write.
+mod compaction;
 mod kept;
 mod manifest;
 mod mend;
@@ -15,7 +16,7 @@ mod tests;
 mod wal;
 
 use super::lock::LockFile;
-use super::store::{Backend, Found, MemoryBudget, Purpose, ScanRequest, Scanned, closed};
+use super::store::{Backend, Found, MemoryBudget, Purpose, ScanRequest, Scanned, closed, io_error};
 use bytes::Bytes;
 use kumo_core::config::service::RocksParams;
 use kumo_core::id::SpoolId;
@@ -31,7 +32,7 @@ use shadow::Shadow;
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 /// For whoever uses the database to let go of it before it is opened again.
@@ -51,6 +52,7 @@ pub(super) struct Rocks {
     found: Mutex<Found>,
     /// Something was damaged when it was opened, in this life or in an earlier one of which a kept folder is still there.
     may_lack_records: AtomicBool,
+    compaction_off: AtomicBool,
 }
 
 impl Rocks {
@@ -69,6 +71,7 @@ impl Rocks {
             shadow: Mutex::new(None),
             found: Mutex::new(Found::default()),
             may_lack_records: AtomicBool::new(false),
+            compaction_off: AtomicBool::new(false),
         };
         *rocks.exclusive() = Ok(rocks.open_database()?);
         Ok(rocks)
@@ -109,9 +112,32 @@ impl Rocks {
         }
     }
 
+    /// `between`: while it is closed.
+    fn open_anew(
+        &self,
+        between: impl FnOnce() -> Result<(), SpoolError>,
+    ) -> Result<(), SpoolError> {
+        self.cancel_background_work();
+        let mut database = self.exclusive_in_time()?;
+        match &*database {
+            Err(error) if error.kind == SpoolErrorKind::Closed => return Err(error.clone()),
+            _ => {}
+        }
+        // The old one has to be gone before there can be a new one.
+        *database = Err(closed(&self.path));
+        let opened = between().and_then(|()| self.open_database());
+        let result = opened.as_ref().map(|_| ()).map_err(SpoolError::clone);
+        *database = opened;
+        result
+    }
+
     fn with<T>(&self, work: impl FnOnce(&DB) -> Result<T, Error>) -> Result<T, SpoolError> {
         match &*self.shared() {
-            Ok(database) => work(database).map_err(|error| self.describe(&error)),
+            Ok(database) => work(database).map_err(|error| {
+                let error = self.describe(&error);
+                self.look_for_damage(database, &error);
+                error
+            }),
             Err(error) => Err(error.clone()),
         }
     }
@@ -137,18 +163,29 @@ impl Backend for Rocks {
     }
 
     fn reopen(&self) -> Result<(), SpoolError> {
-        self.cancel_background_work();
-        let mut database = self.exclusive_in_time()?;
-        match &*database {
-            Err(error) if error.kind == SpoolErrorKind::Closed => return Err(error.clone()),
-            _ => {}
-        }
-        // The old one has to be gone before there can be a new one.
-        *database = Err(closed(&self.path));
-        let opened = self.open_database();
-        let result = opened.as_ref().map(|_| ()).map_err(SpoolError::clone);
-        *database = opened;
-        result
+        self.open_anew(|| Ok(()))
+    }
+
+    fn replace(&self) -> Result<(), SpoolError> {
+        self.open_anew(|| {
+            mend::take_its_place(&self.path)
+                .map_err(|error| io_error(&self.path, "putting the new database in place", &error))
+        })
+    }
+
+    fn keep_aside(&self) -> Result<Option<PathBuf>, SpoolError> {
+        let kept = kept::keep(&self.path);
+        let keeping =
+            |error| io_error(&self.path, "keeping what is there before it is repaired", &error);
+        kept.map(Some).map_err(keeping)
+    }
+
+    fn begin_anew(&self) -> Result<Option<Arc<dyn Backend>>, SpoolError> {
+        let names: Vec<&str> = self.families.iter().map(|(family, _)| name(*family)).collect();
+        let begun = mend::begin_anew(&self.path, &names, self.opening(options::Leniency::NONE)?);
+        let what = "making a new database";
+        let folder = begun.map_err(|failure| self.describe_failure(what, failure))?;
+        Ok(Some(Arc::new(Rocks::open(&folder, self.families.clone(), self.purpose)?)))
     }
 
     fn close(&self) -> Result<(), SpoolError> {
@@ -169,7 +206,13 @@ impl Backend for Rocks {
     }
 
     fn scan(&self, request: ScanRequest) -> Result<Scanned, SpoolError> {
-        self.with(|database| scan::page(database, handle(database, request.family), request))
+        self.with(|database| {
+            let scanned = scan::page(database, handle(database, request.family), request)?;
+            if let (Some(_), Some(damage)) = (scanned.gap, scanned.page.damaged.last()) {
+                self.stop_compaction(database, damage);
+            }
+            Ok(scanned)
+        })
     }
 
     fn compact(&self, family: Family) -> Result<(), SpoolError> {
@@ -188,7 +231,10 @@ impl Backend for Rocks {
     fn properties(&self, family: Family) -> SpoolProperties {
         let Ok(guard) = self.database.try_read() else { return SpoolProperties::default() };
         match &*guard {
-            Ok(database) => read_properties(database, handle(database, family)),
+            Ok(database) => SpoolProperties {
+                automatic_compaction_off: self.is_compaction_off(),
+                ..read_properties(database, handle(database, family))
+            },
             Err(_) => SpoolProperties::default(),
         }
     }
@@ -215,6 +261,10 @@ fn describe(path: &Path, error: &Error) -> SpoolError {
     };
     let kind = match error.kind() {
         _ if text.contains("No space left") => SpoolErrorKind::NoSpace,
+        // A table that isn't there any more won't come back by itself.
+        ErrorKind::IOError if text.contains("No such file") && text.contains(".sst") => {
+            SpoolErrorKind::Corruption
+        }
         ErrorKind::Corruption => SpoolErrorKind::Corruption,
         ErrorKind::IOError => SpoolErrorKind::Io,
         ErrorKind::Incomplete | ErrorKind::Busy | ErrorKind::TimedOut | ErrorKind::TryAgain => {
@@ -265,5 +315,6 @@ fn read_properties(database: &DB, family: &ColumnFamily) -> SpoolProperties {
         mem_table_unflushed: of_family(properties::CUR_SIZE_ALL_MEM_TABLES),
         mem_table_readers_total: of_family(properties::ESTIMATE_TABLE_READERS_MEM),
         cache_total: of_family(properties::BLOCK_CACHE_USAGE),
+        automatic_compaction_off: false,
     }
 }

@@ -35,7 +35,7 @@ pub(super) struct Scanned {
     pub gap: Option<Gap>,
 }
 
-/// A store whose calls block. `apply`, `sync`, `reopen` and `close` come from one thread.
+/// A store whose calls block. `apply`, `sync`, `reopen`, `replace` and `close` come from one thread.
 pub(super) trait Backend: Send + Sync + 'static {
     fn apply(&self, batch: &[SpoolOperation], sync: SyncMode) -> Result<(), SpoolError>;
     fn sync(&self) -> Result<(), SpoolError>;
@@ -47,6 +47,18 @@ pub(super) trait Backend: Send + Sync + 'static {
     fn properties(&self, family: Family) -> SpoolProperties;
     fn found(&self) -> Found;
     fn may_lack_records(&self) -> bool;
+    /// Keeps what a repair could lose, and says where; `None`: a repair loses nothing.
+    fn keep_aside(&self) -> Result<Option<PathBuf>, SpoolError> {
+        Ok(None)
+    }
+    /// An empty store that can take this one's place; `None`: damage is of single records here, and a new one no cure.
+    fn begin_anew(&self) -> Result<Option<Arc<dyn Backend>>, SpoolError> {
+        Ok(None)
+    }
+    /// By the one that was begun anew, filled, and closed.
+    fn replace(&self) -> Result<(), SpoolError> {
+        Ok(())
+    }
     fn memory_budget(&self) -> MemoryBudget {
         MemoryBudget::default()
     }
@@ -83,6 +95,7 @@ enum Task {
     Apply(Vec<SpoolOperation>, SyncMode),
     Sync,
     Reopen,
+    Replace,
     Close,
 }
 
@@ -100,7 +113,10 @@ pub(super) struct Store {
 
 impl Store {
     pub fn new(directory: &Path, backend: impl Backend) -> Result<Store, SpoolError> {
-        let backend: Arc<dyn Backend> = Arc::new(backend);
+        Store::over(directory, Arc::new(backend))
+    }
+
+    fn over(directory: &Path, backend: Arc<dyn Backend>) -> Result<Store, SpoolError> {
         let (jobs, queue) = mpsc::channel(limits::SPOOL_JOBS);
         let writer = backend.clone();
         std::thread::Builder::new()
@@ -125,6 +141,19 @@ impl Store {
 
     pub async fn reopen(&self) -> Result<(), SpoolError> {
         self.submit(Task::Reopen).await
+    }
+
+    pub async fn keep_aside(&self) -> Result<Option<PathBuf>, SpoolError> {
+        self.read(|backend| backend.keep_aside()).await
+    }
+
+    pub async fn begin_anew(&self) -> Result<Option<Store>, SpoolError> {
+        let backend = self.read(|backend| backend.begin_anew()).await?;
+        backend.map(|backend| Store::over(&self.directory, backend)).transpose()
+    }
+
+    pub async fn replace(&self) -> Result<(), SpoolError> {
+        self.submit(Task::Replace).await
     }
 
     pub async fn close(&self) -> Result<(), SpoolError> {
@@ -195,6 +224,7 @@ fn write_jobs(backend: &dyn Backend, mut queue: mpsc::Receiver<Job>) {
             Task::Apply(batch, sync) => backend.apply(&batch, sync),
             Task::Sync => backend.sync(),
             Task::Reopen => backend.reopen(),
+            Task::Replace => backend.replace(),
             Task::Close => backend.close(),
         };
         // Nobody waiting is fine: the change was made all the same.

@@ -259,6 +259,8 @@ pub struct SpoolStore {
     pub free_inodes: u64,
     pub background_errors: u64,
     pub write_stopped: bool,
+    /// It holds damage that RocksDB's own compaction would stop at; `kumod spool check --repair` takes it out.
+    pub automatic_compaction_off: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

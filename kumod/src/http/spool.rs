@@ -29,6 +29,7 @@ pub async fn health(State(operations): State<Operations>) -> Json<StoreHealth> {
         free_inodes: store.free.inodes,
         background_errors: store.properties.background_errors,
         write_stopped: store.properties.write_stopped,
+        automatic_compaction_off: store.properties.automatic_compaction_off,
     };
     Json(StoreHealth { stores: report.map(store).collect() })
 }

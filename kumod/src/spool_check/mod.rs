@@ -48,7 +48,11 @@ async fn examine(spool: &OfflineSpool) -> Result<Findings, String> {
         shown = Instant::now();
         bar.set_position(findings.messages());
         let octets = HumanBytes(findings.octets);
-        bar.set_message(format!("{octets}, {} not whole", findings.wrong));
+        let rewritten = findings.repair.as_ref().map_or(0, |repair| repair.records_rewritten);
+        bar.set_message(match rewritten {
+            0 => format!("{octets}, {} not whole", findings.wrong),
+            rewritten => format!("{octets}; {rewritten} records in a database made anew"),
+        });
     });
     let findings = findings.await.map_err(|error| error.to_string());
     bar.finish_and_clear();

@@ -65,6 +65,13 @@ impl Report {
             let quarantine = repair.quarantine.display();
             line(text, &format!("{removed} removed, after {records} went to {quarantine}"));
         }
+        if !repair.rewritten.is_empty() {
+            let records = count(repair.records_rewritten, "record", "records");
+            line(text, &format!("what could be read, {records}, went to a database made anew"));
+        }
+        for kept in &repair.kept {
+            line(text, &format!("what was there before is kept in {}", kept.display()));
+        }
         if let Some(why) = &repair.stopped {
             line(text, &format!("nothing was removed any more after this: {why}"));
         }
@@ -78,10 +85,10 @@ impl Report {
             (Outcome::Whole, _) => "nothing is wrong",
             (Outcome::Mended, _) => "nothing is wrong any more",
             (Outcome::Damaged, None) => {
-                "something is wrong; --repair exports and removes what can be read of it"
+                "something is wrong; --repair exports what can be read of it, and takes it out"
             }
             (Outcome::Damaged, Some(_)) => {
-                "something is still wrong; a repair removes nothing that it can't read and export"
+                "something is still wrong; a repair removes nothing that it can't export or keep"
             }
         }
     }
@@ -100,6 +107,9 @@ impl Report {
                 "records_exported": repair.records_exported,
                 "messages_removed": repair.messages_removed,
                 "messages_left": found.left(),
+                "records_rewritten": repair.records_rewritten,
+                "rewritten": repair.rewritten.iter().map(|family| name(*family)).collect::<Vec<_>>(),
+                "kept": repair.kept.iter().map(|kept| kept.display().to_string()).collect::<Vec<_>>(),
                 "stopped": repair.stopped,
             })
         });
@@ -228,6 +238,9 @@ mod tests {
             quarantine: "/spool/quarantine".into(),
             records_exported: 2,
             messages_removed: 0,
+            kept: vec!["/spool/damaged-1".into()],
+            records_rewritten: 0,
+            rewritten: [].into(),
             stopped: Some("no space".into()),
         });
         let report = report(findings);

@@ -173,7 +173,6 @@ fn what_waited_for_the_gate_is_delivered_soon_after_it_opens() {
 
 /// New mail makes RocksDB compact the damaged table.
 #[test]
-#[ignore = "RocksDB fails all writes once a compaction has met the damage; opened again it meets it again: the gate stays shut, also after a restart"]
 fn damage_that_compaction_meets_does_not_stop_new_mail() {
     let _alone = times::alone();
     let bench = Bench::new(1);

@@ -4,6 +4,7 @@ use super::walk::Verdict;
 use crate::spool::rocks;
 use kumo_core::id::SpoolId;
 use kumo_core::port::Family;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// Entries of one list that are kept.
@@ -45,6 +46,12 @@ pub struct Repair {
     pub quarantine: PathBuf,
     pub records_exported: u64,
     pub messages_removed: u64,
+    /// Where what was there lies, if a part of it couldn't be read.
+    pub kept: Vec<PathBuf>,
+    /// Into databases made anew, of what could be read of damaged ones.
+    pub records_rewritten: u64,
+    /// What lies in databases that were made anew.
+    pub rewritten: BTreeSet<Family>,
     /// Why nothing more was repaired from some point on.
     pub stopped: Option<String>,
 }
@@ -70,6 +77,8 @@ pub struct Findings {
     pub unreadable: List<Flaw>,
     /// Where records may be that nothing names.
     pub ranges: List<String>,
+    /// Families of which some part can't be read.
+    pub unreadable_in: BTreeSet<Family>,
     pub log_damage: Vec<String>,
     pub table_damage: Vec<String>,
     /// No damage, but good to know.
@@ -92,7 +101,7 @@ impl Findings {
 
     /// Whether a record that isn't there may have been lost.
     pub fn may_lack_records(&self) -> bool {
-        !self.log_damage.is_empty() || self.has_unreadable_parts()
+        !self.log_damage.is_empty() || !self.unreadable_in.is_empty()
     }
 
     pub fn outcome(&self) -> Outcome {
@@ -101,16 +110,17 @@ impl Findings {
             Some(Repair { stopped: Some(_), .. }) => Outcome::Damaged,
             _ if !is_damaged => Outcome::Whole,
             // Opening it to repair has dealt with the logs.
-            Some(_) if self.left() == 0 && !self.has_unreadable_parts() => Outcome::Mended,
+            Some(Repair { rewritten, .. })
+                if self.left() == 0 && self.unreadable_in.is_subset(rewritten) =>
+            {
+                Outcome::Mended
+            }
             _ => Outcome::Damaged,
         }
     }
 
-    fn has_unreadable_parts(&self) -> bool {
-        self.ranges.count > 0 || !self.table_damage.is_empty()
-    }
-
     pub(super) fn unreadable_range(&mut self, family: Family, line: &str) {
+        self.unreadable_in.insert(family);
         self.ranges.push(format!("{}: {line}", rocks::name(family)));
     }
 
@@ -126,7 +136,10 @@ impl Findings {
             Verdict::WithoutData => self.without_data.push(id),
             Verdict::Flawed { damaged, unreadable } => {
                 damaged.into_iter().for_each(|flaw| self.damaged.push(flaw));
-                unreadable.into_iter().for_each(|flaw| self.unreadable.push(flaw));
+                for flaw in unreadable {
+                    self.unreadable_in.insert(flaw.family);
+                    self.unreadable.push(flaw);
+                }
             }
         }
     }
@@ -157,6 +170,9 @@ mod tests {
             quarantine: PathBuf::new(),
             records_exported: 1,
             messages_removed: 1,
+            kept: Vec::new(),
+            records_rewritten: 0,
+            rewritten: BTreeSet::new(),
             stopped: None,
         };
         let mut findings = Findings { repair: Some(repair), ..Findings::default() };

@@ -1,10 +1,11 @@
 //! A spool that no kumod runs on, opened to be checked, or to be rid of what is damaged.
 //! Invariants: it holds kumod's own locks while it is open. Opened to check, nothing in its folders changes but the pid
-//! in the lock files; opened to repair, nothing is removed that wasn't exported and synced before. Nothing is made in
-//! a folder that isn't a spool. What a finding means for mail is the operator's to judge.
+//! in the lock files; opened to repair, nothing is removed that wasn't exported, or kept aside if it can't be read, and
+//! synced before. Nothing is made in a folder that isn't a spool. What a finding means for mail is the operator's to judge.
 mod find;
 mod findings;
 mod quarantine;
+mod rewrite;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -21,6 +22,7 @@ use kumo_core::config::service::{RocksParams, SpoolKind};
 use kumo_core::id::SpoolId;
 use kumo_core::port::{Family, Spool, SpoolError, SpoolOperation, SyncMode};
 use quarantine::Quarantine;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use walk::{Half, Halves, Page, Records, Verdict, Walk};
 
@@ -85,6 +87,7 @@ impl OfflineSpool {
         }
         self.sync(&mut findings).await;
         self.add_what_stores_found(&mut findings);
+        self.rewrite_what_is_damaged(&mut findings, &mut progress).await;
         Ok(findings)
     }
 
@@ -93,12 +96,24 @@ impl OfflineSpool {
     }
 
     fn add_what_stores_found(&self, findings: &mut Findings) {
-        let (one, other) = self.spool.stores();
-        for store in [Some(one), other].into_iter().flatten() {
+        for (store, families) in self.stores() {
             let Found { notes, log_damage, table_damage } = store.found();
+            if !table_damage.is_empty() {
+                findings.unreadable_in.extend(families);
+            }
             findings.notes.extend(notes);
             findings.log_damage.extend(log_damage);
             findings.table_damage.extend(table_damage);
+        }
+    }
+
+    /// Each store, and what it holds.
+    fn stores(&self) -> Vec<(&Store, &'static [Family])> {
+        match &self.spool.layout {
+            Layout::Shared(store) => vec![(store, &FAMILIES)],
+            Layout::Split { data, meta } => {
+                vec![(data, &[Family::Data]), (meta, &[Family::Meta])]
+            }
         }
     }
 
@@ -107,6 +122,9 @@ impl OfflineSpool {
             quarantine: quarantine.folder().to_owned(),
             records_exported: 0,
             messages_removed: 0,
+            kept: Vec::new(),
+            records_rewritten: 0,
+            rewritten: BTreeSet::new(),
             stopped: None,
         })
     }
@@ -117,7 +135,13 @@ impl OfflineSpool {
             return;
         };
         let is_wrong = !matches!(verdict, Verdict::Whole { .. });
-        if !is_wrong || halves.is_unreadable() || repair.stopped.is_some() {
+        if !is_wrong || !self.can_be_rid_of(halves) || repair.stopped.is_some() {
+            return;
+        }
+        if halves.is_unreadable()
+            && let Err(error) = self.keep_aside(repair).await
+        {
+            repair.stopped = Some(error.text);
             return;
         }
         match self.take_out(halves, quarantine).await {
@@ -129,7 +153,26 @@ impl OfflineSpool {
         }
     }
 
-    /// How many records were exported, which are all that there are of this id.
+    /// What can't be read goes when its database is rewritten; a file that can't be read stays.
+    fn can_be_rid_of(&self, halves: &Halves) -> bool {
+        let is_file = |family| self.place.kind(family) == SpoolKind::LocalDisk;
+        let stays = |(family, half): (Family, &Half)| {
+            matches!(half, Half::Unreadable(_)) && is_file(family)
+        };
+        !halves.each().into_iter().any(stays)
+    }
+
+    /// Once, before the first thing is removed that couldn't be read.
+    async fn keep_aside(&self, repair: &mut Repair) -> Result<(), SpoolError> {
+        if repair.kept.is_empty() {
+            for (store, _) in self.stores() {
+                repair.kept.extend(store.keep_aside().await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many records were exported, which are all that can be read of this id.
     async fn take_out(&self, halves: &Halves, quarantine: &Quarantine) -> Result<u64, SpoolError> {
         let mut records = 0;
         for (family, half) in halves.each() {

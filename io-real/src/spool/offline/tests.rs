@@ -267,11 +267,12 @@ async fn in_tables(home: &Home, messages: u32) -> PathBuf {
 }
 
 #[tokio::test]
-async fn messages_in_a_damaged_block_are_named_as_unreadable_and_left() {
+async fn messages_in_a_damaged_block_are_named_and_a_repair_is_rid_of_the_block() {
     const MESSAGES: u32 = 1_000;
     let home = Home::shared();
     let table = in_tables(&home, MESSAGES).await;
     flip(&table, fs::metadata(&table).unwrap().len() as usize / 2);
+    let damaged = fs::read(&table).unwrap();
     let findings = home.check().await;
     let lost = findings.unreadable.count;
     assert!((1..40).contains(&lost), "one block's worth: {findings:?}");
@@ -283,13 +284,78 @@ async fn messages_in_a_damaged_block_are_named_as_unreadable_and_left() {
     assert_eq!(findings.outcome(), Outcome::Damaged);
 
     let repaired = home.repair().await;
-    assert_eq!((repaired.outcome(), repaired.left()), (Outcome::Damaged, lost));
-    assert!(home.exported().is_empty(), "their bodies aren't orphans");
-    assert_eq!(home.check().await, findings);
+    assert_eq!((repaired.outcome(), repaired.left()), (Outcome::Mended, 0), "{repaired:?}");
+    let repair = repaired.repair.unwrap();
+    assert_eq!((repair.messages_removed, repair.records_exported), (lost, lost));
+    assert_eq!(repair.records_rewritten, 2 * (u64::from(MESSAGES) - lost));
+    let exported = |id: &SpoolId| repair.quarantine.join(format!("{id}.data"));
+    let bodies: Vec<PathBuf> = home.exported().into_keys().collect();
+    let mut expected: Vec<PathBuf> = ids(&findings.unreadable).iter().map(exported).collect();
+    expected.sort();
+    assert_eq!(bodies, expected);
+    assert_eq!(repair.kept, [home.path("one/damaged-1")]);
+    assert_eq!(fs::read(repair.kept[0].join(name)).unwrap(), damaged, "it isn't lost");
+    let again = home.check().await;
+    assert_eq!((again.whole, again.outcome()), (findings.whole, Outcome::Whole), "{again:?}");
+    compacts_well(&home).await;
+}
+
+/// RocksDB meets no damage any more.
+async fn compacts_well(home: &Home) {
+    let spool = home.serve();
+    for family in FAMILIES {
+        spool.compact(family).await.unwrap();
+    }
+    spool.close().await.unwrap();
+}
+
+/// As `in_tables`, in two databases.
+#[tokio::test]
+async fn of_two_databases_only_the_damaged_one_is_rewritten() {
+    const MESSAGES: u32 = 1_000;
+    let home = Home::new((SpoolKind::RocksDB, "a"), (SpoolKind::RocksDB, "b"));
+    let home = home.filled([datas(0..MESSAGES), metas(0..MESSAGES)].concat()).await;
+    compacts_well(&home).await;
+    let table = files(&home.path("a"), "sst").pop().unwrap();
+    flip(&table, fs::metadata(&table).unwrap().len() as usize / 2);
+    let meta_tables = || files(&home.path("b"), "sst");
+    let before = meta_tables();
+    let findings = home.check().await;
+    let lost = findings.unreadable.count;
+    assert!(lost > 0);
+    let repaired = home.repair().await;
+    assert_eq!((repaired.outcome(), repaired.left()), (Outcome::Mended, 0), "{repaired:?}");
+    let repair = repaired.repair.unwrap();
+    assert_eq!(repair.rewritten, [Family::Data].into());
+    assert_eq!(repair.records_rewritten, u64::from(MESSAGES) - lost);
+    assert!(before.iter().all(|table| meta_tables().contains(table)));
+    assert!(home.exported().into_keys().all(|path| path.extension().unwrap() == "meta"));
+    let again = home.check().await;
+    assert_eq!((again.whole, again.outcome()), (findings.whole, Outcome::Whole), "{again:?}");
+    compacts_well(&home).await;
 }
 
 #[tokio::test]
-async fn messages_in_a_missing_table_are_named_as_unreadable_and_left() {
+async fn a_rewriting_that_was_cut_short_has_changed_nothing() {
+    const MESSAGES: u32 = 1_000;
+    let home = Home::shared();
+    let table = in_tables(&home, MESSAGES).await;
+    flip(&table, fs::metadata(&table).unwrap().len() as usize / 2);
+    let findings = home.check().await;
+    // The new database, with nothing in it yet.
+    let spool = OfflineSpool::open_to_repair(&home.folders()).unwrap();
+    let begun = spool.spool.stores().0.begin_anew().await.unwrap().unwrap();
+    begun.close().await.unwrap();
+    spool.close().await.unwrap();
+    assert!(home.path("one/mending-unfinished/CURRENT").exists());
+    assert_eq!(home.check().await, findings);
+    assert_eq!(home.repair().await.outcome(), Outcome::Mended);
+    assert!(!home.path("one/mending-unfinished").exists());
+    assert_eq!(home.check().await.whole, findings.whole);
+}
+
+#[tokio::test]
+async fn messages_in_a_missing_table_are_named_and_a_repair_exports_their_bodies() {
     const MESSAGES: u32 = 300;
     let home = Home::shared();
     let table = in_tables(&home, MESSAGES).await;
@@ -305,10 +371,10 @@ async fn messages_in_a_missing_table_are_named_as_unreadable_and_left() {
     assert_eq!(ids(&findings.damaged), [key(900)]);
 
     let repaired = home.repair().await;
-    assert_eq!((repaired.outcome(), repaired.left()), (Outcome::Damaged, u64::from(MESSAGES)));
-    assert_eq!(home.exported().len(), 2);
+    assert_eq!((repaired.outcome(), repaired.left()), (Outcome::Mended, 0), "{repaired:?}");
+    assert_eq!(home.exported().len(), MESSAGES as usize + 2);
     let again = home.check().await;
-    assert_eq!((again.left(), again.damaged.count), (u64::from(MESSAGES), 0));
+    assert_eq!((again.messages(), again.outcome()), (0, Outcome::Whole), "{again:?}");
 }
 
 /// As a power cut leaves it: all in the log, and not yet in a table.

@@ -54,19 +54,38 @@ pub(super) fn in_place(
     let folder = database.join(UNFINISHED);
     kept::make_anew(&folder)?;
     kept::stand_in(database, &folder)?;
-    let old_logs = logs(database)?;
     let left_out = mend(&folder, families, opening)?;
+    take_its_place(database)?;
+    Ok(left_out)
+}
+
+/// An empty database in a folder of its own, whose files have names that no file of this one has.
+pub(super) fn begin_anew(
+    database: &Path,
+    families: &[&str],
+    opening: Opening,
+) -> Result<PathBuf, Failure> {
+    let folder = database.join(UNFINISHED);
+    kept::make_anew(&folder)?;
+    let number = highest_number(database)?;
+    File::create(folder.join(format!("{number:06}.dbtmp")))?;
+    mend(&folder, families, opening)?;
+    Ok(folder)
+}
+
+/// What was mended or begun anew becomes the database. Both are closed, and everything in this one has been kept elsewhere.
+pub(super) fn take_its_place(database: &Path) -> io::Result<()> {
+    let folder = database.join(UNFINISHED);
+    let old_logs = logs(database)?;
     install(&folder, database)?;
-    // Their records are in tables now.
     for log in old_logs {
         fs::remove_file(log)?;
     }
     fs::remove_dir_all(&folder)?;
-    File::open(database)?.sync_all()?;
-    Ok(left_out)
+    File::open(database)?.sync_all()
 }
 
-/// In a folder that holds links or copies. Names of tables that had to be left out.
+/// In a folder that holds links or copies, or nothing. Names of tables that had to be left out.
 pub(super) fn mend(
     folder: &Path,
     families: &[&str],

@@ -102,7 +102,7 @@ impl Rocks {
         Ok(DB::open_cf_descriptors_read_only(&database, &self.path, descriptors, false))
     }
 
-    fn opening(&self, leniency: Leniency) -> Result<mend::Opening, SpoolError> {
+    pub(super) fn opening(&self, leniency: Leniency) -> Result<mend::Opening, SpoolError> {
         let params: Vec<&RocksParams> = self.families.iter().map(|(_, params)| params).collect();
         let database = options::database(&params, leniency)?;
         let cache = options::block_cache();
@@ -110,7 +110,8 @@ impl Rocks {
         for (family, params) in &self.families {
             let mut options = options::family(params, &cache)?;
             // Compaction may be of another style than kumod's, and it stops at damage.
-            options.set_disable_auto_compactions(self.purpose != Purpose::Serve);
+            let is_off = self.purpose != Purpose::Serve || self.is_compaction_off();
+            options.set_disable_auto_compactions(is_off);
             descriptors.push(ColumnFamilyDescriptor::new(name(*family), options));
         }
         Ok((database, descriptors))
@@ -168,10 +169,7 @@ impl Rocks {
         kept: &str,
         failure: mend::Failure,
     ) -> SpoolError {
-        let mut described = match failure {
-            mend::Failure::Io(error) => io_error(&self.path, "making a new MANIFEST", &error),
-            mend::Failure::Rocks(error) => self.describe(&error),
-        };
+        let mut described = self.describe_failure("making a new MANIFEST", failure);
         described.text = format!(
             "rocksdb at {}: {flaw}: the MANIFEST is damaged, and making a new one failed: {}. {kept}. \
              Restore the folder from a snapshot, or give kumod an empty one as path to start without \
@@ -180,6 +178,13 @@ impl Rocks {
             described.text
         );
         described
+    }
+
+    pub(super) fn describe_failure(&self, what: &str, failure: mend::Failure) -> SpoolError {
+        match failure {
+            mend::Failure::Io(error) => io_error(&self.path, what, &error),
+            mend::Failure::Rocks(error) => self.describe(&error),
+        }
     }
 
     fn shadow_path(&self) -> Option<PathBuf> {
@@ -223,6 +228,7 @@ impl Rocks {
         if self.purpose != Purpose::Check && !kept::is_any_finished(&self.path) {
             line = format!("{line}. {}", self.keep_files()?);
         }
+        self.will_not_compact(&text);
         self.report(line, |found| &mut found.table_damage);
         Ok(())
     }

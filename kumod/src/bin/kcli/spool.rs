@@ -4,7 +4,7 @@ use super::output;
 use super::server::{Failure, Server, read};
 use hyper::{Method, StatusCode};
 use indicatif::{ProgressBar, ProgressStyle};
-use kumod::http::api::{CompactRequest, SpoolTroubles, StoreHealth};
+use kumod::http::api::{CompactRequest, SpoolStore, SpoolTroubles, StoreHealth};
 use std::time::Duration;
 
 /// How long a compaction is waited for at least.
@@ -28,13 +28,28 @@ pub fn render_health(health: &StoreHealth) -> String {
         [
             store.holds.join(", "),
             store.path.clone(),
-            if store.accepts_writes { "healthy" } else { "REFUSING" }.into(),
+            state(store).into(),
             output::grouped(store.free_octets / 1_000_000),
             output::grouped(store.background_errors),
-            output::or_dash(store.why.as_deref()),
+            output::or_dash(store.why.as_deref().or(damage(store))),
         ]
     });
     output::table(["HOLDS", "PATH", "STATE", "FREE MB>", "BACKGROUND ERRORS>", "WHY"], rows)
+}
+
+fn state(store: &SpoolStore) -> &'static str {
+    match (store.accepts_writes, damage(store)) {
+        (false, _) => "REFUSING",
+        (true, Some(_)) => "damaged",
+        (true, None) => "healthy",
+    }
+}
+
+fn damage(store: &SpoolStore) -> Option<&'static str> {
+    let found = store.automatic_compaction_off;
+    found.then_some(
+        "nothing is compacted, since damage was found: stop kumod and run kumod spool check --repair",
+    )
 }
 
 pub async fn compact(server: &mut Server, name: &str) -> Result<String, Failure> {
