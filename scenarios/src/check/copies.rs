@@ -1,5 +1,5 @@
 //! I4 and I5: copies of a message for one recipient are at most one, plus one for each attempt whose outcome the node couldn't know, plus one
-//! for each crash (or graceful stop with a failing disk) that came before the removal was durable. What the node could know is taken from its
+//! for each crash (or graceful stop while disk, log or maildirs failed or hung) that came before the removal was durable. What the node could know is taken from its
 //! records of the attempts, and where the log took none, nothing can be said. A message handed in again after a lost reply has other ids, so that its copies are counted apart.
 use super::{Copy, Facts, Story, UNTIL_REMOVED, Violation, loops, violation};
 use kumo_core::id::SpoolId;
@@ -93,11 +93,11 @@ fn may_come_again<'f>(
     facts: &'f Facts<'_>,
     copy: &'f Copy<'_>,
 ) -> impl Iterator<Item = Mono> + use<'f> {
-    let between = ["disk", "log", "policy", "net", "peer", "node", "tls", "proxy"];
+    let between = ["disk", "log", "files", "policy", "net", "peer", "node", "tls", "proxy"];
     let soon = copy.at + UNTIL_REMOVED + SLOWEST_REPLY;
     let own =
         facts.ends.iter().find(|(at, _)| *at >= copy.began).filter(|(ended, how)| match how {
-            End::Stopped => facts.trouble_between(&["disk", "log"], copy.began, *ended),
+            End::Stopped => facts.trouble_between(&["disk", "log", "files"], copy.began, *ended),
             _ => *ended <= soon || facts.trouble_between(&between, copy.began, *ended),
         });
     let from = Mono(copy.began.0.saturating_sub(ON_THE_WAY.as_nanos() as u64));
