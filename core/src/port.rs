@@ -319,7 +319,7 @@ pub struct MaildirDelivery {
     pub content: Bytes,
 }
 
-/// What kumod writes besides its spool and its logs.
+/// What kumod writes besides its spool and its logs, and the room that there is.
 pub trait Files: Send + Sync + 'static {
     /// The final file name, or what the file system said.
     fn deliver_to_maildir(
@@ -334,6 +334,8 @@ pub trait Files: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), String>> + Send;
     /// The newest journal segment, of whatever life; 0: there is none.
     fn newest_journal_segment(&self) -> impl Future<Output = Result<u64, String>> + Send;
+    /// On the file system of a folder.
+    fn free_space(&self, folder: &str) -> impl Future<Output = Result<FreeSpace, String>> + Send;
     /// Removes segments older than `oldest_kept`.
     fn trim_journal(&self, oldest_kept: u64) -> impl Future<Output = Result<(), String>> + Send;
 }

@@ -1,7 +1,11 @@
-//! Folders that outlive a power cut. Invariant: once [`make`] has returned, the folder's entry in its parent is durable, and so is that of each
+//! Folders that outlive a power cut, and the room on their file systems. Invariant: once [`make`] has returned, the folder's entry in its parent is durable, and so is that of each
 //! parent that was missing. What is in the folder is its owner's to sync.
+use kumo_core::port::FreeSpace;
+use std::ffi::CString;
 use std::fs::{DirBuilder, File};
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -41,6 +45,24 @@ pub(crate) fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// Of the file system it lies on.
+pub(crate) fn free_space(path: &Path) -> io::Result<FreeSpace> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut answer = MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: `path` is a C string and `answer` has room for what statvfs writes.
+    if unsafe { libc::statvfs(path.as_ptr(), answer.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: statvfs succeeded, so it has filled the structure in.
+    let answer = unsafe { answer.assume_init() };
+    Ok(FreeSpace {
+        octets: answer.f_bavail.saturating_mul(answer.f_frsize),
+        octets_total: answer.f_blocks.saturating_mul(answer.f_frsize),
+        inodes: answer.f_favail,
+        inodes_total: answer.f_files,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,6 +77,16 @@ mod tests {
         make(&path).unwrap();
         assert!(path.join("file").exists());
         make(Path::new("/")).unwrap();
+    }
+
+    #[test]
+    fn there_is_room_where_a_folder_is() {
+        let directory = TempDir::new().unwrap();
+        let free = free_space(directory.path()).unwrap();
+        assert!(free.octets > 0 && free.octets <= free.octets_total, "{free:?}");
+        let missing = free_space(&directory.path().join("missing")).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        assert!(free_space(Path::new("with a NUL\0")).is_err());
     }
 
     #[test]

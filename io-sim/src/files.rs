@@ -6,7 +6,7 @@ use crate::lives::Place;
 use crate::universe::Universe;
 use crate::waits::WaitKind;
 use kumo_core::header;
-use kumo_core::port::{Files, MaildirDelivery};
+use kumo_core::port::{Files, FreeSpace, MaildirDelivery};
 use kumo_core::time::Duration;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -153,6 +153,17 @@ impl Files for SimFiles {
     async fn newest_journal_segment(&self) -> Result<u64, String> {
         self.universe.lives.alive(self.life).await;
         Ok(self.universe.files.state().journal.keys().last().copied().unwrap_or(0))
+    }
+
+    /// Nothing of what the simulated node guards besides its spool ever fills up.
+    async fn free_space(&self, _: &str) -> Result<FreeSpace, String> {
+        self.universe.lives.alive(self.life).await;
+        Ok(FreeSpace {
+            octets: 1 << 40,
+            octets_total: 1 << 40,
+            inodes: 1 << 20,
+            inodes_total: 1 << 20,
+        })
     }
 
     async fn trim_journal(&self, oldest_kept: u64) -> Result<(), String> {

@@ -6,10 +6,10 @@ use crate::http::{HttpService, Operations};
 use crate::logs::{LocalLogger, node_id};
 use crate::policy::{Loaded, LuaPolicy, PolicyOptions, Setup};
 use crate::world::RealWorld;
-use kumo_core::config::SpoolDefinition;
+use kumo_core::config::{LocalLogs, SpoolDefinition};
 use kumo_core::port::Host;
 use kumo_core::time::Duration;
-use kumo_driver::node::{JournalLimits, Node, NodeConfig, SpoolSettings};
+use kumo_driver::node::{GuardedFolder, JournalLimits, Node, NodeConfig, SpoolSettings};
 use kumo_io_real::dns::RealResolver;
 use kumo_io_real::files::RealFiles;
 use kumo_io_real::host::RealHost;
@@ -52,6 +52,7 @@ pub async fn run(options: Options) -> Result<(), String> {
         meta: meta.clone(),
         suspend_delivery: setup.suspend_delivery_when_spool_unhealthy,
         damage: spool.damage_at_open(),
+        guarded: setup.local_logs.iter().flat_map(guarded).collect(),
     };
     let seed = host.seed();
     let world = RealWorld {
@@ -116,6 +117,16 @@ fn spools(setup: &Setup) -> Result<(&SpoolDefinition, &SpoolDefinition), String>
         (None, _) => Err("the spool named 'data' has not been defined: call kumo.define_spool in init".into()),
         (_, None) => Err("the spool named 'meta' has not been defined: call kumo.define_spool in init".into()),
     }
+}
+
+/// Where logs can't be written no mail is taken.
+fn guarded(logs: &LocalLogs) -> Vec<GuardedFolder> {
+    let folder = |path: &str| GuardedFolder {
+        path: path.into(),
+        min_free_space: logs.min_free_space,
+        min_free_inodes: logs.min_free_inodes,
+    };
+    logs.folders().into_iter().map(folder).collect()
 }
 
 fn node_id_path(meta: &SpoolDefinition) -> PathBuf {

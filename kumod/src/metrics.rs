@@ -26,6 +26,7 @@ pub struct Snapshot<'a> {
     pub ready: &'a [ReadySummary],
     /// One for each database: names and paths differ.
     pub spools: &'a [SpoolSnapshot],
+    pub rooms: &'a [RoomSnapshot],
     pub memory: MemoryStatus,
     pub logs: Option<LogSnapshot<'a>>,
     pub lua_idle_states: u64,
@@ -37,10 +38,15 @@ pub struct SpoolSnapshot {
     pub name: String,
     pub path: String,
     pub properties: SpoolProperties,
-    /// `None` where it couldn't be found out.
-    pub free: Option<FreeSpace>,
     /// The health gate is latched.
     pub load_shed: bool,
+}
+
+/// What is free where a spool or logs lie.
+#[derive(Clone, Debug)]
+pub struct RoomSnapshot {
+    pub name: String,
+    pub free: FreeSpace,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +102,7 @@ fn families(snapshot: &Snapshot<'_>, prefix: Option<&str>) -> Vec<Family> {
     engine(&mut list, snapshot);
     spooling(&mut list, snapshot.counters);
     spools(&mut list, snapshot.spools);
+    rooms(&mut list, snapshot.rooms);
     process(&mut list, snapshot);
     if let Some(logs) = snapshot.logs {
         logging(&mut list, logs);
@@ -352,20 +359,22 @@ fn spools(list: &mut List<'_>, spools: &[SpoolSnapshot]) {
             spools.iter().map(|spool| sample("path", &spool.path, reading(spool))).collect()
         });
     }
-    let free_space: [Reading<FreeSpace>; 4] = [
-        ("disk_free_bytes", "Octets free where a spool lies", |free| free.octets),
+}
+
+fn rooms(list: &mut List<'_>, rooms: &[RoomSnapshot]) {
+    let readings: [Reading<FreeSpace>; 4] = [
+        ("disk_free_bytes", "Octets free where a spool or logs lie", |free| free.octets),
         ("disk_free_percent", "Percent of the octets", |free| {
             percent(free.octets, free.octets_total)
         }),
-        ("disk_free_inodes", "Inodes free where a spool lies", |free| free.inodes),
+        ("disk_free_inodes", "Inodes free where a spool or logs lie", |free| free.inodes),
         ("disk_free_inodes_percent", "Percent of the inodes", |free| {
             percent(free.inodes, free.inodes_total)
         }),
     ];
-    for (name, help, reading) in free_space {
+    for (name, help, reading) in readings {
         list.gauge(name, help, || {
-            let known = spools.iter().filter_map(|spool| Some((spool, spool.free.as_ref()?)));
-            known.map(|(spool, free)| sample("name", &spool.name, reading(free))).collect()
+            rooms.iter().map(|room| sample("name", &room.name, reading(&room.free))).collect()
         });
     }
 }
@@ -492,14 +501,18 @@ mod tests {
     }
 
     fn spool(name: &str) -> SpoolSnapshot {
-        let (octets, octets_total, inodes, inodes_total) = (30, 40, 0, 0);
         SpoolSnapshot {
             name: name.into(),
             path: format!("/spool/{name}"),
             properties: SpoolProperties { mem_table_total: 7, ..SpoolProperties::default() },
-            free: Some(FreeSpace { octets, octets_total, inodes, inodes_total }),
             load_shed: true,
         }
+    }
+
+    fn room(name: &str) -> RoomSnapshot {
+        let (octets, octets_total, inodes, inodes_total) = (30, 40, 0, 0);
+        let free = FreeSpace { octets, octets_total, inodes, inodes_total };
+        RoomSnapshot { name: name.into(), free }
     }
 
     fn with_snapshot<T>(
@@ -519,6 +532,7 @@ mod tests {
             scheduled,
             ready,
             spools: &[spool("data"), spool("meta")],
+            rooms: &[room("data"), room("meta"), room("logs at /logs")],
             memory: MemoryStatus { used_octets: 1, limit_octets: 2 },
             logs: Some(LogSnapshot { counters: &log_counters, waiting: 6 }),
             lua_idle_states: 8,

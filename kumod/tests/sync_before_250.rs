@@ -24,7 +24,7 @@ fn traced(home: &Home, spools: &str) -> Traced {
         "local kumo = require 'kumo'
          kumo.on('init', function()
            {spools}
-           kumo.configure_local_logs {{ log_dir = '{logs}' }}
+           kumo.configure_local_logs {{ log_dir = '{logs}', min_free_space = 1000000 }}
            kumo.start_esmtp_listener {{ listen = '127.0.0.1:0' }}
          end)
          kumo.on('get_queue_config', function()

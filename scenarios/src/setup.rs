@@ -193,6 +193,7 @@ fn spool_settings(options: &Options) -> SpoolSettings {
         meta: define("meta"),
         suspend_delivery: options.node.suspend_delivery,
         damage: Vec::new(),
+        guarded: Vec::new(),
     }
 }
 

@@ -271,7 +271,11 @@ option_tables! {
             headers: records_hold_the_metadata_and_fields_that_the_configuration_names,
             per_record: kinds_go_where_per_record_says,
         }
-        without_effect: filter_event min_free_space min_free_inodes;
+        effective in "kumod/driver/tests/health/mod.rs" {
+            min_free_space: a_log_folder_that_is_nearly_full_takes_no_mail_either,
+            min_free_inodes: a_log_folder_that_is_nearly_full_takes_no_mail_either,
+        }
+        without_effect: filter_event;
         refused:
     }
     /// The table of each record type.

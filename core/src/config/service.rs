@@ -7,7 +7,7 @@ use crate::health::Threshold;
 use crate::log::RecordKind;
 use crate::time::Duration;
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -83,6 +83,8 @@ pub struct LocalLogs {
     pub meta: Vec<String>,
     pub headers: Vec<String>,
     pub per_record: BTreeMap<String, PerRecord>,
+    pub min_free_space: Threshold,
+    pub min_free_inodes: Threshold,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -246,6 +248,8 @@ impl Constructed for LocalLogs {
             meta: table.or("meta", Vec::new()),
             headers: table.or("headers", Vec::new()),
             per_record: per_record.into_iter().map(|(name, to)| (name.into(), to)).collect(),
+            min_free_space: table.or("min_free_space", Threshold::default()),
+            min_free_inodes: table.or("min_free_inodes", Threshold::default()),
         };
         logs.check(table);
         logs
@@ -253,6 +257,12 @@ impl Constructed for LocalLogs {
 }
 
 impl LocalLogs {
+    /// All that records go to, each once.
+    pub fn folders(&self) -> BTreeSet<&str> {
+        let own = self.per_record.values().filter_map(|to| to.log_dir.as_deref());
+        own.chain([&*self.log_dir]).collect()
+    }
+
     fn check(&self, table: &mut Table) {
         let level = COMPRESSION_LEVELS.contains(&self.compression_level);
         table.check("compression_level", level, "it is a number from -7 to 22");

@@ -153,6 +153,7 @@ fn services() -> Vec<Sample> {
                 "log_dir": "/log", "max_file_size": 5, "back_pressure": 5, "compression_level": 5,
                 "max_segment_duration": "10 seconds", "meta": ["x_*"], "headers": ["Subject"],
                 "per_record": {"Delivery": per_record.clone(), "OOB": {}, "Any": {"enable": false}},
+                "min_free_space": "5%", "min_free_inodes": 7,
             }),
         },
         Sample {
@@ -297,6 +298,14 @@ impl Sample {
 fn with_effect(options: &OptionTable) -> BTreeSet<&str> {
     let effective = |option: &&OptionKey| matches!(option.effect, Effect::Effective { .. });
     options.options.iter().filter(effective).map(|option| option.key).collect()
+}
+
+#[test]
+fn log_folders_are_each_named_once() {
+    let to = |folder: &str| json!({"log_dir": folder});
+    let per_record = json!({"Delivery": to("/b"), "OOB": to("/a"), "Bounce": to("/b"), "Any": {}});
+    let logs: LocalLogs = made(json!({"log_dir": "/a", "per_record": per_record}));
+    assert_eq!(Vec::from_iter(logs.folders()), ["/a", "/b"]);
 }
 
 #[test]

@@ -7,8 +7,9 @@ mod maildir;
 #[cfg(test)]
 mod tests;
 
+use crate::folder;
 use journal::Journal;
-use kumo_core::port::{Files, MaildirDelivery};
+use kumo_core::port::{Files, FreeSpace, MaildirDelivery};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,6 +50,14 @@ impl Files for RealFiles {
 
     async fn newest_journal_segment(&self) -> Result<u64, String> {
         self.with_journal(|journal| journal.newest()).await
+    }
+
+    async fn free_space(&self, path: &str) -> Result<FreeSpace, String> {
+        let path = PathBuf::from(path);
+        on_a_thread(move || {
+            folder::free_space(&path).map_err(explain("asking for the free space of", &path))
+        })
+        .await
     }
 
     async fn trim_journal(&self, oldest_kept: u64) -> Result<(), String> {

@@ -2,6 +2,7 @@
 //! blocking threads, a bounded number at a time.
 //! Invariant: a change that reached the writer's queue is carried out whether or not anybody still waits for it.
 //! Dropping a [`Store`] lets its writer finish and end by itself; `close` is the way to be sure that it has.
+use crate::folder;
 use bytes::Bytes;
 use kumo_core::id::SpoolId;
 use kumo_core::limits;
@@ -174,7 +175,11 @@ impl Store {
 
     pub async fn free_space(&self) -> Result<FreeSpace, SpoolError> {
         let directory = self.directory.clone();
-        self.read(move |_| free_space(&directory)).await
+        let asking = "asking for its free space";
+        self.read(move |_| {
+            folder::free_space(&directory).map_err(|error| io_error(&directory, asking, &error))
+        })
+        .await
     }
 
     pub fn properties(&self, family: Family) -> SpoolProperties {
@@ -245,26 +250,6 @@ pub(super) fn io_error(path: &Path, what: &str, error: &std::io::Error) -> Spool
         _ => SpoolErrorKind::Io,
     };
     SpoolError { kind, text: format!("{}: {what}: {error}", path.display()) }
-}
-
-fn free_space(directory: &Path) -> Result<FreeSpace, SpoolError> {
-    use std::os::unix::ffi::OsStrExt;
-    let path = std::ffi::CString::new(directory.as_os_str().as_bytes())
-        .expect("the directory was opened, so its name holds no NUL");
-    let mut answer = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: `path` is a C string and `answer` has room for what statvfs writes.
-    if unsafe { libc::statvfs(path.as_ptr(), answer.as_mut_ptr()) } != 0 {
-        let error = std::io::Error::last_os_error();
-        return Err(io_error(directory, "asking for its free space", &error));
-    }
-    // SAFETY: statvfs succeeded, so it has filled the structure in.
-    let answer = unsafe { answer.assume_init() };
-    Ok(FreeSpace {
-        octets: answer.f_bavail.saturating_mul(answer.f_frsize),
-        octets_total: answer.f_blocks.saturating_mul(answer.f_frsize),
-        inodes: answer.f_favail,
-        inodes_total: answer.f_files,
-    })
 }
 
 #[cfg(test)]

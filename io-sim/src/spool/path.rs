@@ -69,8 +69,9 @@ pub(crate) struct Path {
     /// Log: it takes nothing until then, since its disk was full.
     pub full_until: Mono,
     pub background_errors: u64,
-    /// The first fatal error of a write since a synced one has succeeded, in this life.
+    /// The first fatal error of a write since one has succeeded, a synced one if it was a sync that failed; in this life.
     pub failing_since: Option<Mono>,
+    sync_fails: bool,
     /// Keys of which only half of the value is there.
     torn: BTreeSet<Key>,
     /// Keys that have become durable since [`Path::take_landed`].
@@ -153,6 +154,7 @@ impl Path {
             full_until: Mono(0),
             background_errors: 0,
             failing_since: None,
+            sync_fails: false,
             torn: BTreeSet::new(),
             landed: Vec::new(),
         }
@@ -219,12 +221,19 @@ impl Path {
         self.free_at = end;
         let entry = self.queue.pop_front().expect("there is a front");
         let answer = entry.answer.clone();
-        let is_synced = matches!(entry.work, Work::Apply(_, SyncMode::Synced));
+        let (proves, fails_syncing) = match &entry.work {
+            Work::Apply(_, SyncMode::Synced) => (true, entry.sync_fails),
+            Work::Apply(changes, SyncMode::Unsynced) => {
+                (!changes.is_empty() && !self.sync_fails, false)
+            }
+            Work::Reopen => (false, false),
+        };
         let result = self.perform(entry, random);
         match &result {
-            Ok(()) if is_synced => self.failing_since = None,
+            Ok(()) if proves => (self.failing_since, self.sync_fails) = (None, false),
             Err(error) if is_fatal(error.kind) => {
                 self.failing_since.get_or_insert(end);
+                self.sync_fails |= fails_syncing;
             }
             _ => {}
         }

@@ -7,7 +7,7 @@ use crate::counters::Counters;
 use crate::engine_loop::{EngineLoop, Mail};
 use crate::enumeration;
 use crate::health::{self, Illness};
-pub use crate::health::{SpoolSettings, StoreReport};
+pub use crate::health::{FolderReport, GuardedFolder, SpoolSettings, StoreReport};
 use crate::intake;
 use crate::journal::Journal;
 pub use crate::journal::JournalLimits;
@@ -113,7 +113,7 @@ impl<W: World> Node<W> {
         for (family, line) in &damage {
             shared.health.damaged_at_open(now, *family, line);
         }
-        shared.spawn(health::run(shared.clone(), committer.clone()));
+        shared.spawn(health::watch::run(shared.clone(), committer.clone()));
         let (owed, drained) = oneshot::channel();
         let committer_loop = CommitterLoop::new(shared.clone());
         shared.spawn(async move {
@@ -339,6 +339,11 @@ impl<W: World> Handle<W> {
     /// The spool's stores, and how they are.
     pub fn spool_health(&self) -> Vec<StoreReport> {
         self.shared.health.report(self.shared.world.spool())
+    }
+
+    /// The folders beside the spool's without whose room no mail is taken.
+    pub fn guarded_folders(&self) -> Vec<FolderReport> {
+        self.shared.health.folders()
     }
 
     /// `http_message_generated`.

@@ -5,7 +5,7 @@ kumo.on('init', function()
   -- One folder for both: one database, one atomic batch, one sync for a message.
   kumo.define_spool { name = 'data', path = '@HOME@/spool', min_free_space = 1000000 }
   kumo.define_spool { name = 'meta', path = '@HOME@/spool', min_free_space = 1000000 }
-  kumo.configure_local_logs { log_dir = '@HOME@/logs' }
+  kumo.configure_local_logs { log_dir = '@HOME@/logs', min_free_space = 1000000 }
   kumo.start_esmtp_listener { listen = '127.0.0.1:0' }
   kumo.start_http_listener { listen = '127.0.0.1:0' }
 end)

@@ -244,6 +244,22 @@ pub struct Scheduling {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StoreHealth {
     pub stores: Vec<SpoolStore>,
+    /// Where log records go.
+    #[serde(default)]
+    pub logs: Vec<LogFolder>,
+}
+
+/// Why a folder takes nothing whose gate is open, or that has none.
+pub const TOO_LITTLE_ROOM: &str =
+    "there is less room than min_free_space and min_free_inodes ask for";
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogFolder {
+    pub path: String,
+    /// Less room than the configuration asks for: no mail is taken.
+    pub is_full: bool,
+    pub free_octets: u64,
+    pub free_inodes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use super::api::{
 };
 use super::errors::ApiError;
 use super::serve::Operations;
-use crate::metrics::{self, LogSnapshot, Snapshot, SpoolSnapshot};
+use crate::metrics::{self, LogSnapshot, RoomSnapshot, Snapshot, SpoolSnapshot};
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -18,7 +18,7 @@ use kumo_core::id::SpoolId;
 use kumo_core::message::Message;
 use kumo_core::port::Host;
 use kumo_core::queue_name::QueueName;
-use kumo_driver::node::StoreReport;
+use kumo_driver::node::{FolderReport, StoreReport};
 use serde::Deserialize;
 
 pub async fn liveness(State(operations): State<Operations>) -> Response {
@@ -78,7 +78,9 @@ async fn with_snapshot(
     let seen = operations.handle.query(|engine, _| see(engine)).await;
     let Seen { counts, messages, scheduled, ready } = seen.ok_or_else(ApiError::stopping)?;
     let world = operations.handle.world();
-    let spools = spools(operations);
+    let stores = operations.handle.spool_health();
+    let rooms = rooms(&stores, operations.handle.guarded_folders());
+    let spools: Vec<SpoolSnapshot> = stores.into_iter().map(spool).collect();
     let logs = world.logger.counters();
     let logs = logs.map(|counters| LogSnapshot { counters, waiting: world.logger.waiting() });
     Ok(render(&Snapshot {
@@ -88,21 +90,28 @@ async fn with_snapshot(
         scheduled: &scheduled,
         ready: &ready,
         spools: &spools,
+        rooms: &rooms,
         memory: world.host.memory(),
         logs,
         lua_idle_states: world.policy.idle_states() as u64,
     }))
 }
 
-fn spools(operations: &Operations) -> Vec<SpoolSnapshot> {
-    let snapshot = |store: StoreReport| SpoolSnapshot {
+fn spool(store: StoreReport) -> SpoolSnapshot {
+    SpoolSnapshot {
         name: store.holds.join(" and "),
         path: store.path,
         properties: store.properties,
-        free: (store.free.octets_total > 0).then_some(store.free),
         load_shed: store.latched,
-    };
-    operations.handle.spool_health().into_iter().map(snapshot).collect()
+    }
+}
+
+/// Those that could be looked at.
+fn rooms(stores: &[StoreReport], logs: Vec<FolderReport>) -> Vec<RoomSnapshot> {
+    let of_stores = stores.iter().map(|store| (store.holds.join(" and "), store.free));
+    let of_logs = logs.into_iter().map(|folder| (format!("logs at {}", folder.path), folder.free));
+    let rooms = of_stores.chain(of_logs).map(|(name, free)| RoomSnapshot { name, free });
+    rooms.filter(|room| room.free.octets_total > 0).collect()
 }
 
 // ---- Queues -----------------------------------------------------------------------------------------------

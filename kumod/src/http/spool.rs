@@ -1,6 +1,7 @@
 //! The spool for its operator: how its stores are, compaction, and records in quarantine. What is damaged or ill is the driver's to know.
 use super::api::{
-    CompactRequest, ExportedRecord, QuarantinedMessage, SpoolStore, SpoolTroubles, StoreHealth,
+    CompactRequest, ExportedRecord, LogFolder, QuarantinedMessage, SpoolStore, SpoolTroubles,
+    StoreHealth, TOO_LITTLE_ROOM,
 };
 use super::errors::{ApiError, parse};
 use super::serve::Operations;
@@ -11,7 +12,7 @@ use axum::http::StatusCode;
 use kumo_core::id::SpoolId;
 use kumo_core::port::Family;
 use kumo_core::smtp::base64;
-use kumo_driver::node::DropError;
+use kumo_driver::node::{DropError, FolderReport};
 use serde::Deserialize;
 
 type Answer<T> = Result<T, ApiError>;
@@ -22,16 +23,21 @@ pub async fn health(State(operations): State<Operations>) -> Json<StoreHealth> {
         path: store.path,
         holds: store.holds.iter().map(|name| (*name).into()).collect(),
         accepts_writes: !store.latched && !store.disk_full,
-        why: store.why.or(store
-            .disk_full
-            .then(|| "there is less room than min_free_space and min_free_inodes ask for".into())),
+        why: store.why.or(store.disk_full.then(|| TOO_LITTLE_ROOM.into())),
         free_octets: store.free.octets,
         free_inodes: store.free.inodes,
         background_errors: store.properties.background_errors,
         write_stopped: store.properties.write_stopped,
         automatic_compaction_off: store.properties.automatic_compaction_off,
     };
-    Json(StoreHealth { stores: report.map(store).collect() })
+    let log = |folder: FolderReport| LogFolder {
+        path: folder.path,
+        is_full: folder.is_full,
+        free_octets: folder.free.octets,
+        free_inodes: folder.free.inodes,
+    };
+    let logs = operations.handle.guarded_folders().into_iter().map(log).collect();
+    Json(StoreHealth { stores: report.map(store).collect(), logs })
 }
 
 fn family(name: &str) -> Answer<Family> {

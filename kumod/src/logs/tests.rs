@@ -1,6 +1,7 @@
 //! The log from configuration to files, over real directories.
 use super::*;
 use kumo_core::address::{Mailbox, ReversePath};
+use kumo_core::health::Threshold;
 use kumo_core::id::SpoolIdGenerator;
 use kumo_core::log::{PeerAddress, SourceAddress};
 use kumo_core::message::{Envelope, Message, Meta, Schedule};
@@ -72,6 +73,8 @@ fn config(folder: &TempDir) -> LocalLogs {
         meta: Vec::new(),
         headers: Vec::new(),
         per_record: Default::default(),
+        min_free_space: Threshold::default(),
+        min_free_inodes: Threshold::default(),
     }
 }
 

@@ -204,6 +204,7 @@ mod tests {
         for number in 0..LISTED as u64 + 5 {
             findings.ranges.push(format!("range {number}"));
         }
+        findings.unreadable_in.insert(Family::Data);
         let report = report(findings);
         let text = report.text();
         assert!(

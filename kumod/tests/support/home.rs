@@ -86,7 +86,7 @@ impl Home {
              kumo.on('init', function()
                kumo.define_spool {{ name = 'data', path = '{data}', min_free_space = 1000000, {spool} }}
                kumo.define_spool {{ name = 'meta', path = '{meta}', min_free_space = 1000000, {spool} }}
-               kumo.configure_local_logs {{ log_dir = '{logs}' }}
+               kumo.configure_local_logs {{ log_dir = '{logs}', min_free_space = 1000000, min_free_inodes = 0 }}
                {init}
              end)
              {handlers}",

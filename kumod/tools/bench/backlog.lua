@@ -7,7 +7,7 @@ kumo.on('init', function()
   kumo.start_http_listener { listen = '127.0.0.1:@HTTP_PORT@' }
   kumo.define_spool { name = 'data', path = '@DIR@/spool', min_free_space = 1000000 }
   kumo.define_spool { name = 'meta', path = '@DIR@/spool', min_free_space = 1000000 }
-  kumo.configure_local_logs { log_dir = '@DIR@/logs' }
+  kumo.configure_local_logs { log_dir = '@DIR@/logs', min_free_space = 1000000 }
 end)
 
 kumo.on('get_queue_config', function()

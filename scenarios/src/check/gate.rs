@@ -6,7 +6,7 @@ use kumo_core::time::{Duration, Mono};
 /// From the error to the shutting there are no waits; a life that is busy may be looked at in between.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// `failing_since`: the first fatal error of a write since a synced one has succeeded.
+/// `failing_since`: the first fatal error of a write since one has succeeded, a synced one if it was a sync that failed.
 pub fn check(now: Mono, failing_since: Option<Mono>, is_shut: bool) -> Option<Violation> {
     let since = failing_since.filter(|since| !is_shut && now.since(*since) > AT_ONCE)?;
     let what = format!(

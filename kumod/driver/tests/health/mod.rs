@@ -2,6 +2,7 @@
 use super::*;
 use kumo_core::health::Threshold;
 use kumo_core::port::{FreeSpace, SpoolErrorKind};
+use kumo_driver::node::GuardedFolder;
 use memory::Ills;
 
 const MILLIS: fn(u64) -> Duration = Duration::from_millis;
@@ -206,6 +207,41 @@ async fn a_disk_that_is_nearly_full_takes_no_mail_until_there_is_room() {
         assert!(banner(&world).await.starts_with("220"));
         timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
     }
+}
+
+#[tokio::test]
+async fn a_log_folder_that_is_nearly_full_takes_no_mail_either() {
+    let room = |octets: u64, inodes: u64| FreeSpace {
+        octets,
+        octets_total: 1_000,
+        inodes,
+        inodes_total: 1_000,
+    };
+    let (world, _sink) = world_with_sink().await;
+    *world.files.free.lock().unwrap() = room(900, 900);
+    let folder = |path: &str, least| GuardedFolder {
+        path: path.into(),
+        min_free_space: Threshold::Units(least),
+        min_free_inodes: Threshold::Units(least),
+    };
+    let mut config = config();
+    config.spool.guarded = vec![folder("/logs", 100), folder("/more-logs", 1)];
+    let node = Node::start(world.clone(), config).await.unwrap();
+    for scarce in [room(99, 900), room(900, 99)] {
+        *world.files.free.lock().unwrap() = scarce;
+        until("the room to be looked at", || node.handle().unavailable().is_some()).await;
+        assert!(banner(&world).await.contains("disk is too full"));
+        let full: Vec<String> = node
+            .handle()
+            .guarded_folders()
+            .into_iter()
+            .filter_map(|folder| folder.is_full.then_some(folder.path))
+            .collect();
+        assert_eq!(full, ["/logs"]);
+        *world.files.free.lock().unwrap() = room(900, 900);
+        until_open(&world).await;
+    }
+    timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
 }
 
 #[tokio::test]

@@ -278,6 +278,8 @@ pub struct MemoryFiles {
     pub delivered: Arc<Mutex<Vec<MaildirDelivery>>>,
     pub journal: Arc<Mutex<BTreeMap<u64, Vec<u8>>>>,
     pub disk: Arc<Mutex<Disk>>,
+    /// Zeros count as room enough.
+    pub free: Arc<Mutex<FreeSpace>>,
 }
 
 impl Files for MemoryFiles {
@@ -299,6 +301,9 @@ impl Files for MemoryFiles {
         }
         self.journal.lock().unwrap().entry(segment).or_default().extend(data);
         Ok(())
+    }
+    async fn free_space(&self, _: &str) -> Result<FreeSpace, String> {
+        Ok(*self.free.lock().unwrap())
     }
     async fn trim_journal(&self, oldest_kept: u64) -> Result<(), String> {
         self.journal.lock().unwrap().retain(|segment, _| *segment >= oldest_kept);

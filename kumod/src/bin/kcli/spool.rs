@@ -4,7 +4,7 @@ use super::output;
 use super::server::{Failure, Server, read};
 use hyper::{Method, StatusCode};
 use indicatif::{ProgressBar, ProgressStyle};
-use kumod::http::api::{CompactRequest, SpoolStore, SpoolTroubles, StoreHealth};
+use kumod::http::api::{CompactRequest, SpoolStore, SpoolTroubles, StoreHealth, TOO_LITTLE_ROOM};
 use std::time::Duration;
 
 /// How long a compaction is waited for at least.
@@ -24,7 +24,7 @@ pub async fn health(server: &mut Server, form: Form) -> Result<String, Failure> 
 }
 
 pub fn render_health(health: &StoreHealth) -> String {
-    let rows = health.stores.iter().map(|store| {
+    let stores = health.stores.iter().map(|store| {
         [
             store.holds.join(", "),
             store.path.clone(),
@@ -34,6 +34,17 @@ pub fn render_health(health: &StoreHealth) -> String {
             output::or_dash(store.why.as_deref().or(damage(store))),
         ]
     });
+    let logs = health.logs.iter().map(|folder| {
+        [
+            "logs".into(),
+            folder.path.clone(),
+            if folder.is_full { "REFUSING" } else { "healthy" }.into(),
+            output::grouped(folder.free_octets / 1_000_000),
+            output::or_dash(None),
+            output::or_dash(folder.is_full.then_some(TOO_LITTLE_ROOM)),
+        ]
+    });
+    let rows = stores.chain(logs);
     output::table(["HOLDS", "PATH", "STATE", "FREE MB>", "BACKGROUND ERRORS>", "WHY"], rows)
 }
 

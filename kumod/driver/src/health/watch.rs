@@ -1,0 +1,303 @@
+//! The task behind the gates: samples stores and rooms, probes and reopens where a gate asks for it, and tells committer and engine of each
+//! edge. Invariant: nothing here waits for the spool without a deadline, and a store gets no call while one that was late still runs, so that
+//! a disk that hangs isn't left with a queue of probes.
+use super::room::Room;
+use super::{Health, Store};
+use crate::committer::Control;
+use crate::shared::{Shared, lock};
+use crate::world::World;
+use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use kumo_core::engine;
+use kumo_core::health::{Input, Level, Output};
+use kumo_core::id::SpoolId;
+use kumo_core::port::{
+    Family, Files, FreeSpace, Spool, SpoolError, SpoolErrorKind, SpoolOperation, SyncMode,
+};
+use kumo_core::time::{Duration, Mono};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::{sleep, timeout};
+
+/// Between looks at the stores' own counts and at their room.
+const SAMPLE: Duration = Duration::from_secs(5);
+/// While a gate is shut or room is short.
+const SAMPLE_ILL: Duration = Duration::from_secs(1);
+const PROBE_DEADLINE: Duration = Duration::from_secs(10);
+/// A little more than a store takes to give up closing.
+const REOPEN_DEADLINE: Duration = Duration::from_secs(35);
+/// A store that lacked room isn't tried before there is as much.
+const ROOM_OCTETS: u64 = 1024 * 1024;
+
+enum Done {
+    /// Of the stores, then of the other folders; or what the file system said.
+    Sampled(Vec<Result<FreeSpace, String>>),
+    Probed {
+        store: usize,
+        result: Result<(), SpoolError>,
+    },
+    Reopened {
+        store: usize,
+        result: Result<(), SpoolError>,
+    },
+}
+
+type Errand = Pin<Box<dyn Future<Output = Done> + Send>>;
+type Call = Pin<Box<dyn Future<Output = Result<(), SpoolError>> + Send>>;
+/// A store's call that was late, until it ends.
+type Slot = Arc<Mutex<Option<Call>>>;
+
+struct Watch<W: World> {
+    shared: Arc<Shared<W>>,
+    committer: mpsc::Sender<Control>,
+    errands: FuturesUnordered<Errand>,
+    /// One for each store.
+    slots: Vec<Slot>,
+    /// What committer and engine were told last.
+    told_shut: bool,
+    /// `None`: one is under way.
+    next_sample: Option<Mono>,
+}
+
+/// Runs as long as the process.
+pub(crate) async fn run<W: World>(shared: Arc<Shared<W>>, committer: mpsc::Sender<Control>) {
+    let mut watch = Watch {
+        slots: shared.health.stores.iter().map(|_| Slot::default()).collect(),
+        shared,
+        committer,
+        errands: FuturesUnordered::new(),
+        told_shut: false,
+        next_sample: Some(Mono(0)),
+    };
+    loop {
+        watch.sample();
+        watch.attend().await;
+        let wake = watch.until_wake();
+        let Watch { shared, errands, .. } = &mut watch;
+        let done = tokio::select! {
+            biased;
+            () = shared.health.changed.notified() => None,
+            Some(done) = errands.next(), if !errands.is_empty() => Some(done),
+            () = sleep(wake) => None,
+        };
+        if let Some(done) = done {
+            watch.done(done);
+        }
+    }
+}
+
+impl<W: World> Watch<W> {
+    fn health(&self) -> &Health {
+        &self.shared.health
+    }
+
+    fn until_wake(&self) -> Duration {
+        let now = self.shared.now().mono;
+        let gates = self.health().stores.iter().filter_map(|store| lock(&store.gate).next_wake());
+        gates.chain(self.next_sample).min().map_or(SAMPLE, |wake| wake.since(now))
+    }
+
+    // ---- Looks -----------------------------------------------------------------------------------------
+
+    /// What the stores say of themselves, and how much room there is.
+    fn sample(&mut self) {
+        let now = self.shared.now().mono;
+        if self.next_sample.is_none_or(|at| now < at) {
+            return;
+        }
+        self.next_sample = None;
+        for store in &self.health().stores {
+            let properties = self.shared.world.spool().properties(store.family);
+            let count = Input::BackgroundErrors(properties.background_errors);
+            lock(&store.gate).handle(now, count);
+        }
+        let shared = self.shared.clone();
+        self.errands.push(Box::pin(async move {
+            let Health { stores, others, .. } = &shared.health;
+            let of_stores = join_all(stores.iter().map(|store| of_store(&shared, store)));
+            let of_others = join_all(others.iter().map(|room| of_folder(&shared, room)));
+            let (mut rooms, others) = tokio::join!(of_stores, of_others);
+            rooms.extend(others);
+            Done::Sampled(rooms)
+        }));
+    }
+
+    fn sampled(&mut self, looks: Vec<Result<FreeSpace, String>>) {
+        let now = self.shared.now().mono;
+        let health = self.health();
+        for (room, look) in health.rooms().zip(&looks) {
+            match look {
+                Ok(free) => room.sample(*free),
+                Err(error) => tracing::error!("the room at {} isn't known: {error}", room.path),
+            }
+        }
+        for (store, free) in health.stores.iter().zip(looks) {
+            let Ok(free) = free else { continue };
+            let has_room = !store.room.is_full() && free.octets >= ROOM_OCTETS;
+            lock(&store.gate).handle(now, Input::Room(has_room));
+        }
+        let is_full = health.rooms().any(Room::is_full);
+        health.is_full.store(is_full, Ordering::Release);
+        let is_ill = is_full || health.is_shut();
+        self.next_sample = Some(now + if is_ill { SAMPLE_ILL } else { SAMPLE });
+    }
+
+    // ---- What gates want -------------------------------------------------------------------------------
+
+    async fn attend(&mut self) {
+        let now = self.shared.now().mono;
+        let mut wanted = Vec::new();
+        for (index, store) in self.health().stores.iter().enumerate() {
+            let mut gate = lock(&store.gate);
+            gate.handle(now, Input::Tick);
+            while let Some(output) = gate.poll() {
+                match output {
+                    Output::Notice(notice) => match notice.level {
+                        Level::Error => tracing::error!("{}", notice.text),
+                        Level::Info => tracing::info!("{}", notice.text),
+                    },
+                    Output::Probe | Output::Reopen => wanted.push((index, store.family, output)),
+                }
+            }
+            store.is_troubled.store(gate.is_troubled(), Ordering::Relaxed);
+        }
+        for (index, family, output) in wanted {
+            self.errands.push(self.errand(index, family, output));
+        }
+        self.tell_edge().await;
+    }
+
+    fn errand(&self, store: usize, family: Family, wanted: Output) -> Errand {
+        let (shared, slot) = (self.shared.clone(), self.slots[store].clone());
+        Box::pin(async move {
+            if wanted == Output::Reopen {
+                let reopening = async move { shared.world.spool().reopen(family).await };
+                let result = in_time(&slot, REOPEN_DEADLINE, Box::pin(reopening)).await;
+                return Done::Reopened { store, result };
+            }
+            let probing = async move { probe(shared.world.spool(), family).await };
+            let result = in_time(&slot, PROBE_DEADLINE, Box::pin(probing)).await;
+            Done::Probed { store, result }
+        })
+    }
+
+    fn done(&mut self, done: Done) {
+        let now = self.shared.now().mono;
+        let gate = |store: usize| lock(&self.health().stores[store].gate);
+        match done {
+            Done::Sampled(looks) => self.sampled(looks),
+            Done::Probed { store, result } => {
+                gate(store).handle(now, Input::Probed(result.as_ref().copied()));
+            }
+            Done::Reopened { store, result } => {
+                gate(store).handle(now, Input::Reopened(result.as_ref().copied()));
+            }
+        }
+    }
+
+    async fn tell_edge(&mut self) {
+        let health = self.health();
+        let shut = health.stores.iter().any(|store| lock(&store.gate).is_latched());
+        if shut == self.told_shut {
+            return;
+        }
+        let suspends = health.suspends_delivery;
+        self.told_shut = shut;
+        // Before the committer hands over again, which would take it for shut.
+        self.health().is_shut.store(shut, Ordering::Release);
+        let _ = self.committer.send(Control::Gate { is_open: !shut }).await;
+        if suspends {
+            self.shared.tell_engine(engine::Input::SpoolHealth { healthy: !shut }).await;
+        }
+    }
+}
+
+async fn of_store<W: World>(shared: &Shared<W>, store: &Store) -> Result<FreeSpace, String> {
+    let look = timeout(PROBE_DEADLINE, shared.world.spool().free_space(store.family)).await;
+    let look = look.unwrap_or_else(|_| Err(late(PROBE_DEADLINE)));
+    look.map_err(|error| error.text)
+}
+
+async fn of_folder<W: World>(shared: &Shared<W>, room: &Room) -> Result<FreeSpace, String> {
+    let look = timeout(PROBE_DEADLINE, shared.world.files().free_space(&room.path)).await;
+    look.unwrap_or_else(|_| Err(format!("it isn't told within {PROBE_DEADLINE:?}")))
+}
+
+/// One that was late before is waited for first.
+async fn in_time(slot: &Slot, deadline: Duration, call: Call) -> Result<(), SpoolError> {
+    let waiting = async {
+        let mut slot = slot.lock().await;
+        if let Some(late) = slot.as_mut() {
+            // What it came to has no meaning any more.
+            let _ = late.await;
+        }
+        let result = slot.insert(call).await;
+        *slot = None;
+        result
+    };
+    timeout(deadline, waiting).await.unwrap_or_else(|_| Err(late(deadline)))
+}
+
+/// It may still answer, and is asked again.
+fn late(patience: Duration) -> SpoolError {
+    let text = format!("the spool didn't answer within {patience:?}");
+    SpoolError { kind: SpoolErrorKind::Other, text }
+}
+
+/// A record that is no message is written, synced, read and removed: of this family, or of both if they are one store.
+async fn probe(spool: &impl Spool, family: Family) -> Result<(), SpoolError> {
+    let families = match spool.is_atomic_across_families() {
+        true => &[Family::Data, Family::Meta][..],
+        false => std::slice::from_ref(&family),
+    };
+    let key = SpoolId::PROBE;
+    let value = bytes::Bytes::from_static(b"kumod's probe of the spool: no message");
+    let put = |family: &Family| SpoolOperation::Put { family: *family, key, value: value.clone() };
+    spool.apply(families.iter().map(put).collect(), SyncMode::Synced).await?;
+    for family in families {
+        let read = spool.get(*family, key).await?;
+        if read.as_ref() != Some(&value) {
+            let text = format!("the probe reads back as {read:?}");
+            return Err(SpoolError { kind: SpoolErrorKind::Corruption, text });
+        }
+    }
+    let delete = |family: &Family| SpoolOperation::Delete { family: *family, key };
+    spool.apply(families.iter().map(delete).collect(), SyncMode::Unsynced).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use tokio::sync::Notify;
+
+    #[tokio::test]
+    async fn a_store_that_hangs_is_asked_nothing_more_until_it_has_answered() {
+        let (slot, begun, answer) =
+            (Slot::default(), Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let call = |waits: bool| -> Call {
+            let (begun, answer) = (begun.clone(), answer.clone());
+            Box::pin(async move {
+                begun.fetch_add(1, Ordering::Relaxed);
+                if waits {
+                    answer.notified().await;
+                }
+                Ok(())
+            })
+        };
+        let deadline = Duration::from_millis(10);
+        for _ in 0..3 {
+            let error = in_time(&slot, deadline, call(true)).await.unwrap_err();
+            assert_eq!(error.kind, SpoolErrorKind::Other);
+        }
+        assert_eq!(begun.load(Ordering::Relaxed), 1);
+        answer.notify_one();
+        let patience = Duration::from_secs(10);
+        in_time(&slot, patience, call(false)).await.unwrap();
+        in_time(&slot, patience, call(false)).await.unwrap();
+        assert_eq!(begun.load(Ordering::Relaxed), 3);
+    }
+}
