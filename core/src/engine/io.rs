@@ -228,6 +228,8 @@ pub enum Outcome {
     Unknown,
     /// Given back untried (session fenced before the body flowed, too many recipients): no attempt is counted.
     Returned,
+    /// As [`Outcome::Returned`], because the spool's gate was shut by then: due once it opens.
+    Paused,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

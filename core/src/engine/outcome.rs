@@ -15,6 +15,10 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
+/// At most so long waits what a session gave back untried, or the spool's gate.
+const RETURNED: Duration = Duration::from_secs(60);
+const PAUSED: Duration = Duration::from_secs(1);
+
 /// The recipients of an attempt by what became of them.
 struct Sorted {
     delivered: RecipientSet,
@@ -36,7 +40,7 @@ fn sort(recipients: u32, tried: &RecipientSet, outcomes: &Outcomes) -> Sorted {
             Outcome::Refused(_) => sorted.refused.insert(index),
             Outcome::Deferred(_) => sorted.deferred.insert(index),
             Outcome::Unknown => sorted.unknown.insert(index),
-            Outcome::Returned => {}
+            Outcome::Returned | Outcome::Paused => {}
         }
     };
     match outcomes {
@@ -51,12 +55,23 @@ fn failure_of(outcomes: &Outcomes) -> Option<Failure> {
     let failure = |outcome: &Outcome| match outcome {
         Outcome::Deferred(code) => Some(Failure::Reply(*code)),
         Outcome::Unknown => Some(Failure::Unknown),
-        Outcome::Delivered(_) | Outcome::Refused(_) | Outcome::Returned => None,
+        Outcome::Delivered(_) | Outcome::Refused(_) | Outcome::Returned | Outcome::Paused => None,
     };
     match outcomes {
         Outcomes::Uniform(outcome) => failure(outcome),
         Outcomes::Each(each) => each.iter().find_map(|(_, outcome)| failure(outcome)),
     }
+}
+
+/// How long to keep what wasn't tried from being tried again: what ended this session may end the next, but what waits for the spool's gate
+/// waits for that alone, of which the engine may not have heard yet.
+fn longest_wait(outcomes: &Outcomes) -> Duration {
+    let is_paused = |outcome: &Outcome| *outcome == Outcome::Paused;
+    let paused = match outcomes {
+        Outcomes::Uniform(outcome) => is_paused(outcome),
+        Outcomes::Each(each) => each.iter().any(|(_, outcome)| is_paused(outcome)),
+    };
+    if paused { PAUSED } else { RETURNED }
 }
 
 impl Engine {
@@ -115,15 +130,14 @@ impl Engine {
                 self.messages[handle].due = self.now.mono;
                 self.update(handle, origin, notes);
             }
-            (.., false) => self.return_untried(handle),
+            (.., false) => self.return_untried(handle, longest_wait(outcomes)),
         }
     }
 
-    /// The attempt didn't take place. Not at once again: what ended this session may end the next. What the spool's gate gave back waits for
-    /// the gate alone.
-    fn return_untried(&mut self, handle: MessageHandle) {
+    /// The attempt didn't take place.
+    fn return_untried(&mut self, handle: MessageHandle, longest_wait: Duration) {
         let wait = match self.spool_healthy {
-            true => self.retry_random.duration_up_to(Duration::from_secs(60)),
+            true => self.retry_random.duration_up_to(longest_wait),
             false => Duration::ZERO,
         };
         self.messages[handle].due = self.now.mono + wait;

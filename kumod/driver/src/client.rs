@@ -215,7 +215,7 @@ impl<W: World> Link<W> {
         if !self.fence.complete() {
             return;
         }
-        let outcomes = Outcomes::Uniform(Outcome::Returned);
+        let outcomes = Outcomes::Uniform(Outcome::Paused);
         self.shared.tell_engine(EngineInput::Attempted { op, outcomes, reusable: true }).await;
         self.ready().await;
     }

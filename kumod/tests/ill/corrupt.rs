@@ -156,7 +156,6 @@ fn a_compaction_that_meets_damage_says_so_and_the_gate_opens_again() {
 }
 
 #[test]
-#[ignore = "what sessions give back until the engine has heard of the gate is due only within a minute, however soon it opens"]
 fn what_waited_for_the_gate_is_delivered_soon_after_it_opens() {
     let _alone = times::alone();
     let bench = Bench::new(8);

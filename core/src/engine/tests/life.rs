@@ -185,6 +185,29 @@ fn an_attempt_that_did_not_take_place_is_not_counted() {
 }
 
 #[test]
+fn what_the_gate_gave_back_is_tried_as_soon_as_it_is_known_to_be_open() {
+    for hears_before in [true, false] {
+        let mut bench = Bench::new(Outside::default());
+        bench.hold_deliveries = true;
+        let id = bench.admit();
+        let hears = |bench: &mut Bench| bench.input(Input::SpoolHealth { healthy: false });
+        if hears_before {
+            hears(&mut bench);
+        }
+        bench.complete(Outcomes::Uniform(Outcome::Paused), true);
+        if !hears_before {
+            hears(&mut bench);
+        }
+        bench.pass(MINUTE);
+        assert!(bench.held.is_empty() && bench.updates.is_empty());
+        bench.input(Input::SpoolHealth { healthy: true });
+        bench.pass(Duration::from_secs(1));
+        assert_eq!(bench.held.len(), 1, "{hears_before}");
+        assert_eq!(bench.kinds(id), [RecordKind::Delayed]);
+    }
+}
+
+#[test]
 fn a_connection_that_fails_defers_one_message_and_too_many_defer_all() {
     let path = EgressPath {
         consecutive_connection_failures_before_delay: 2,

@@ -66,6 +66,7 @@ fn take(bench: &mut Bench, step: Step) {
                 let each = set.iter().map(|i| match (on, (turn + i) % 5) {
                     (true, 0) => (i, LATER),
                     (true, 1) => (i, Outcome::Unknown),
+                    (true, 2) if turn % 2 == 0 => (i, Outcome::Paused),
                     (true, 2) => (i, Outcome::Returned),
                     (true, 3) => (i, NEVER_EVER),
                     _ => (i, OK),
