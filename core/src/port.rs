@@ -66,12 +66,27 @@ pub struct SpoolError {
     pub text: String,
 }
 
-/// Entries in key order. `next` is where to go on, `None` at the end; `damaged` says what had to be jumped over.
+/// What a scan had to jump over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Whose record it is, if the store knows; otherwise there may be several, or none.
+    pub id: Option<SpoolId>,
+    /// For an operator.
+    pub text: String,
+}
+
+impl Damage {
+    pub fn somewhere(text: String) -> Damage {
+        Damage { id: None, text }
+    }
+}
+
+/// Entries in key order. `next` is where to go on, `None` at the end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScanPage {
     pub entries: Vec<(SpoolId, Bytes)>,
     pub next: Option<SpoolId>,
-    pub damaged: Vec<String>,
+    pub damaged: Vec<Damage>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -23,6 +23,8 @@ mod immutable;
 mod mail;
 #[path = "ill/outside.rs"]
 mod outside;
+#[path = "ill/places.rs"]
+mod places;
 #[path = "ill/stalls.rs"]
 mod stalls;
 #[path = "ill/times.rs"]

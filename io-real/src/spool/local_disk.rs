@@ -11,7 +11,7 @@ use bytes::Bytes;
 use kumo_core::id::SpoolId;
 use kumo_core::limits;
 use kumo_core::port::{
-    Family, ScanPage, SpoolError, SpoolErrorKind, SpoolOperation, SpoolProperties, SyncMode,
+    Damage, Family, ScanPage, SpoolError, SpoolErrorKind, SpoolOperation, SpoolProperties, SyncMode,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -257,7 +257,10 @@ impl LocalDisk {
                 }
                 // Removed since its folder was read.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => page.damaged.push(damage(&self.path_of(*key), error)?),
+                Err(error) => {
+                    let text = damage(&self.path_of(*key), error)?;
+                    page.damaged.push(Damage { id: Some(*key), text });
+                }
             }
         }
         Ok(())
@@ -394,7 +397,7 @@ struct Walk {
     wanted: usize,
     keys: Vec<SpoolId>,
     empty: Vec<PathBuf>,
-    damaged: Vec<String>,
+    damaged: Vec<Damage>,
     foreign: Vec<PathBuf>,
 }
 
@@ -405,7 +408,7 @@ impl Walk {
             // Pruned since its parent was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => {
-                self.damaged.push(damage(folder, error)?);
+                self.damaged.push(Damage::somewhere(damage(folder, error)?));
                 return Ok(());
             }
         };
@@ -629,8 +632,12 @@ mod tests {
         let ids: Vec<SpoolId> = page.entries.iter().map(|(id, _)| *id).collect();
         assert_eq!(ids, [key(1), key(3)]);
         assert_eq!(page.damaged.len(), 2, "{:?}", page.damaged);
-        assert!(page.damaged.iter().any(|line| line.contains(unreadable.to_str().unwrap())));
-        assert!(page.damaged.iter().any(|line| line.contains(not_a_folder.to_str().unwrap())));
+        assert!(
+            page.damaged.iter().any(|damage| damage.text.contains(unreadable.to_str().unwrap()))
+        );
+        assert!(
+            page.damaged.iter().any(|damage| damage.text.contains(not_a_folder.to_str().unwrap()))
+        );
         assert!(foreign.exists());
     }
 

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use kumo_core::config::service::{SpoolDefinition, SpoolKind};
 use kumo_core::id::SpoolId;
 use kumo_core::port::{
-    Family, FreeSpace, ScanPage, Spool, SpoolError, SpoolErrorKind, SpoolOperation,
+    Damage, Family, FreeSpace, ScanPage, Spool, SpoolError, SpoolErrorKind, SpoolOperation,
     SpoolProperties, SyncMode,
 };
 use local_disk::LocalDisk;
@@ -146,7 +146,8 @@ impl RealSpool {
             Ok(Some(_)) if request.keys_only => page.entries.push((id, Bytes::new())),
             Ok(Some(value)) => page.entries.push((id, value)),
             Err(error) if is_damage(&error) => {
-                page.damaged.push(format!("{id} can't be read: {error}"));
+                let text = format!("{id} can't be read: {error}");
+                page.damaged.push(Damage { id: Some(id), text });
             }
             Err(error) => return Err(error),
         }

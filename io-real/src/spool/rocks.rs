@@ -209,7 +209,7 @@ impl Backend for Rocks {
         self.with(|database| {
             let scanned = scan::page(database, handle(database, request.family), request)?;
             if let (Some(_), Some(damage)) = (scanned.gap, scanned.page.damaged.last()) {
-                self.stop_compaction(database, damage);
+                self.stop_compaction(database, &damage.text);
             }
             Ok(scanned)
         })

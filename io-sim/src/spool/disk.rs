@@ -9,8 +9,8 @@ use bytes::Bytes;
 use kumo_core::id::SpoolId;
 use kumo_core::limits;
 use kumo_core::port::{
-    Family, FreeSpace, ScanPage, SpoolError, SpoolErrorKind, SpoolOperation, SpoolProperties,
-    SyncMode,
+    Damage, Family, FreeSpace, ScanPage, SpoolError, SpoolErrorKind, SpoolOperation,
+    SpoolProperties, SyncMode,
 };
 use kumo_core::random::Random;
 use kumo_core::time::{Duration, Mono};
@@ -323,8 +323,8 @@ impl Disk {
                     octets += value.len();
                     page.entries.push((key.1, value));
                 }
-                Way::Jump(line) if page.damaged.contains(&line) => {}
-                Way::Jump(line) => page.damaged.push(line),
+                Way::Jump(line) if page.damaged.iter().any(|damage| damage.text == line) => {}
+                Way::Jump(line) => page.damaged.push(Damage::somewhere(line)),
             }
         }
         Ok(page)

@@ -69,8 +69,14 @@ async fn admit_all<W: World>(shared: &Shared<W>, started: Mono, progress: &mut P
         progress.damaged |= !page.damaged.is_empty();
         for damage in &page.damaged {
             reached(Mark::ScanDamaged);
-            tracing::error!("a part of the spool can't be read: {damage}");
-            shared.health.damaged(shared.now().mono, Family::Meta, damage);
+            shared.health.damaged(shared.now().mono, Family::Meta, &damage.text);
+            match damage.id {
+                None => tracing::error!("a part of the spool can't be read: {}", damage.text),
+                Some(id) => {
+                    progress.failed += 1;
+                    let _: LoadError = shared.damaged(id, &damage.text);
+                }
+            }
         }
         for (id, value) in page.entries {
             if id == SpoolId::PROBE {

@@ -27,6 +27,11 @@ pub fn policy(home: &Home, spool: &str, mx: &str) -> PathBuf {
 
 /// `path`: further options of the egress path, as Lua fields.
 pub fn policy_of_path(home: &Home, spool: &str, mx: &str, path: &str) -> PathBuf {
+    policy_of(home, ("spool", "spool"), spool, mx, path)
+}
+
+/// `folders`: data's and meta's.
+pub fn policy_of(home: &Home, folders: (&str, &str), spool: &str, mx: &str, path: &str) -> PathBuf {
     let handlers = format!(
         "kumo.on('get_queue_config', function()
            return kumo.make_queue_config {{
@@ -38,7 +43,7 @@ pub fn policy_of_path(home: &Home, spool: &str, mx: &str, path: &str) -> PathBuf
            return kumo.make_egress_path {{ prohibited_hosts = {{}}, {path} }}
          end)"
     );
-    home.policy_with_http(("spool", "spool"), spool, &handlers)
+    home.policy_with_http(folders, spool, &handlers)
 }
 
 /// With `number` as its subject. Different in every message, so that compression makes it no smaller.

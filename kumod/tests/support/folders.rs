@@ -21,7 +21,7 @@ pub struct Small {
 }
 
 impl Small {
-    /// `size`: as `mount` takes it, such as `4m`. The folder is made if it isn't there.
+    /// `size`: as `mount` takes it, such as `4m`, or `4m,nr_inodes=100`. The folder is made if it isn't there.
     pub fn over(path: &Path, size: &str) -> Small {
         fs::create_dir_all(path).expect("a folder");
         let options = format!("size={size},mode=755");
@@ -50,6 +50,16 @@ impl Small {
         Ballast { path }
     }
 
+    /// So many empty files. They are gone once the value is dropped.
+    pub fn crowd(&self, files: usize) -> Crowd {
+        let path = self.path.join("crowd");
+        fs::create_dir(&path).expect("a new folder");
+        for number in 0..files {
+            File::create(path.join(number.to_string())).expect("an inode for it");
+        }
+        Crowd { path }
+    }
+
     /// Octets.
     fn free(&self) -> u64 {
         let name = CString::new(self.path.as_os_str().as_bytes()).expect("no NUL in it");
@@ -71,6 +81,17 @@ impl Drop for Small {
 /// A file that takes all the room there is.
 pub struct Ballast {
     path: PathBuf,
+}
+
+/// Files that take all the inodes there are.
+pub struct Crowd {
+    path: PathBuf,
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
 }
 
 impl Drop for Ballast {

@@ -206,7 +206,8 @@ impl Records for OfflineSpool {
         let page = self.spool.store(family).scan(request).await?.page;
         let value = |value: Bytes| (!keys_only).then_some(value);
         let entries = page.entries.into_iter().map(|(id, found)| (id, value(found))).collect();
-        Ok(Page { entries, next: page.next, unreadable: page.damaged })
+        let unreadable = page.damaged.into_iter().map(|damage| damage.text).collect();
+        Ok(Page { entries, next: page.next, unreadable })
     }
 
     async fn get(&self, family: Family, id: SpoolId) -> Result<Option<Bytes>, SpoolError> {

@@ -5,7 +5,7 @@ use crate::spool::store::{Gap, ScanRequest, Scanned};
 use bytes::Bytes;
 use kumo_core::id::SpoolId;
 use kumo_core::limits;
-use kumo_core::port::ScanPage;
+use kumo_core::port::{Damage, ScanPage};
 use rocksdb::{ColumnFamily, DB, DBRawIterator, Error, ErrorKind, ReadOptions};
 
 /// Steps of the search double up to here, then grow by an eighth: keys begin with the fast-moving part of a time, so
@@ -27,7 +27,8 @@ pub(super) fn page(
     let mut octets = 0;
     while let Some((key, value)) = iterator.item() {
         let Some(id) = spool_id(key) else {
-            page.damaged.push(format!("a key of {} octets, which isn't ours", key.len()));
+            let text = format!("a key of {} octets, which isn't ours", key.len());
+            page.damaged.push(Damage::somewhere(text));
             iterator.next();
             continue;
         };
@@ -54,7 +55,7 @@ pub(super) fn page(
     let end = behind_damage(&mut iterator, first)?;
     let gap = Gap { first: id(first), end: end.map(id) };
     page.next = gap.end;
-    page.damaged.push(describe_gap(gap, &error));
+    page.damaged.push(Damage::somewhere(describe_gap(gap, &error)));
     Ok(Scanned { page, gap: Some(gap) })
 }
 

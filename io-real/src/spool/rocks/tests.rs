@@ -63,7 +63,7 @@ async fn serve(spool: &RealSpool, family: Family, limit: usize) -> Served {
     loop {
         let page = spool.scan(family, from, limit, false).await.unwrap();
         served.pages += 1;
-        served.damaged.extend(page.damaged);
+        served.damaged.extend(page.damaged.into_iter().map(|damage| damage.text));
         assert!(page.entries.len() <= limit);
         for (id, content) in page.entries {
             assert!(served.ids.last().is_none_or(|last| *last < id), "in order, none twice");

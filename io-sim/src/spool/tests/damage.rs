@@ -17,7 +17,7 @@ async fn scan(spool: &SimSpool, family: Family) -> (Vec<SpoolId>, Vec<String>) {
     loop {
         let page = spool.scan(family, from, 3, false).await.unwrap();
         ids.extend(page.entries.iter().map(|entry| entry.0));
-        lines.extend(page.damaged);
+        lines.extend(page.damaged.into_iter().map(|damage| damage.text));
         match page.next {
             Some(next) => from = Some(next),
             None => return (ids, lines),

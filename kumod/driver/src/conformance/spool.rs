@@ -68,7 +68,7 @@ async fn scan_all(
     loop {
         let page = spool.scan(family, from, limit, keys_only).await.expect("a healthy store scans");
         assert!(page.entries.len() <= limit, "{} entries, limit {limit}", page.entries.len());
-        assert_eq!(page.damaged, Vec::<String>::new());
+        assert_eq!(page.damaged, []);
         entries.extend(page.entries);
         match page.next {
             None => return entries,
