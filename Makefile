@@ -4,7 +4,7 @@ export KUMOD_CACHE
 # Shared between checkouts, so that dependencies are compiled once.
 export CARGO_TARGET_DIR ?= $(KUMOD_CACHE)/target
 
-.PHONY: help demo test sim sim-planted crash power bench bench-peers
+.PHONY: help demo test sim sim-planted crash power bench bench-peers bench-where
 
 # RocksDB is compiled once and kept; every target that builds needs to know where.
 with_rocksdb = ROCKSDB_LIB_DIR=$$(kumod/tools/setup.sh $(1)) && export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1 &&
@@ -41,6 +41,9 @@ power: ## the same with 20 power cuts for one database and for two: what wasn't 
 bench: ## the engine alone on one core, then 200,000 messages that can't leave: rates, memory, restart (root)
 	@cargo bench --locked -p kumo-core --bench engine_lifecycle
 	@$(call with_rocksdb,bench) cargo build --release --locked -p kumod && kumod/tools/bench-backlog.sh
+
+bench-where: ## where kumod's instructions go as a relay, counted by callgrind; the health gate's share (root)
+	@$(call with_rocksdb,bench) cargo build --release --locked -p kumod && kumod/tools/bench-where.sh
 
 bench-peers: ## kumod against Debian's Postfix as a relay on loopback (root; BENCH_RUNS=3 rounds, about 2 minutes each)
 	@$(call with_rocksdb,bench) cargo build --release --locked -p kumod && kumod/tools/bench-peers.sh

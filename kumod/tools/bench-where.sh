@@ -34,6 +34,21 @@ by_part() {
     END { for (p in sum) printf "%.0f %.1f%% %s\n", sum[p] / n, 100 * sum[p] / total, p }' "$lab/annotated" | sort -rn
 }
 
+# Instructions a message of the lines in source files whose path matches $1, wherever they were inlined, and their share.
+by_source() {
+  awk -v n="$messages" -v wanted="$1" '
+    /^(fl|fi|fe)=/ {
+      number = $0; sub(/^f[lie]=/, "", number); name = number
+      sub(/\).*/, ")", number)
+      if (name ~ /\) /) { sub(/^\([0-9]*\) /, "", name); file[number] = name }
+      counts = file[number] ~ wanted
+      next
+    }
+    /^calls=/ { getline; next }
+    /^[0-9+*-]/ { total += $2; if (counts) sum += $2 }
+    END { printf "%.0f %.2f%%\n", sum / n, 100 * sum / total }' "$lab/kumod/callgrind.out"
+}
+
 lab_open
 listen=$(free_port) port=$(free_port)
 start_sink "$port"
@@ -48,5 +63,6 @@ callgrind_annotate --auto=no --threshold=99.9 --show-percs=yes "$lab/kumod/callg
 
 printf '%s; %s messages of 1 KiB, %s connections; instructions a message, share, part\n\n' "$("$kumod" --version)" "$messages" "$connections"
 by_part
+printf '\nof these, the health gate and the disk guard: %s\n' "$(by_source '/health/')"
 printf '\nthe functions with the most instructions of their own\n\n'
 grep -E '^ *[0-9,]+ \( *[0-9.]+%\)' "$lab/annotated" | grep -v 'PROGRAM TOTALS' | head -30 | sed -E "s#(/root)?[^ ]*/(registry/src/[^/]*|rustc/[0-9a-f]*|sysdeps)/##; s# \[.*##" | cut -c1-150

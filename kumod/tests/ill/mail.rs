@@ -17,7 +17,7 @@ pub const SMALL_BUFFERS: &str =
 pub const UNGUARDED: &str = "min_free_space = 0, min_free_inodes = 0,
     rocks_params = { write_buffer_size = 65536, error_unlatch_duration = '2s' }";
 
-/// What a delivery gives back when the gate shuts is due within a minute.
+/// Of all that was accepted, on a machine that other tests keep busy.
 pub const DELIVERY: Duration = Duration::from_secs(120);
 
 /// Both spools in one folder with these options; everything goes to `mx`, soon again if it can't.

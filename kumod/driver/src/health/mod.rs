@@ -41,6 +41,16 @@ impl SpoolSettings {
         }
     }
 
+    /// One store for both: what data's definition leaves out of these parameters, meta's may say. Of room it takes what data's asks for.
+    fn shared(&self) -> SpoolDefinition {
+        let mut shared = self.data.clone();
+        let (own, meta) = (&mut shared.rocks_params, &self.meta.rocks_params);
+        own.error_latch_duration = own.error_latch_duration.or(meta.error_latch_duration);
+        own.error_unlatch_duration = own.error_unlatch_duration.or(meta.error_unlatch_duration);
+        own.allow_error_unlatch = own.allow_error_unlatch.or(meta.allow_error_unlatch);
+        shared
+    }
+
     /// Whether 250 waits for a sync.
     pub fn sync(&self) -> bool {
         self.data.flush && self.meta.flush
@@ -131,7 +141,7 @@ impl Health {
     /// `atomic`: both families lie in one store.
     pub fn new(settings: &SpoolSettings, atomic: bool) -> Health {
         let stores = match atomic {
-            true => vec![Store::new(&settings.data, Family::Meta, &["data", "meta"])],
+            true => vec![Store::new(&settings.shared(), Family::Meta, &["data", "meta"])],
             false => vec![
                 Store::new(&settings.data, Family::Data, &["data"]),
                 Store::new(&settings.meta, Family::Meta, &["meta"]),
@@ -243,5 +253,24 @@ impl Health {
     /// The guarded folders beside the stores'.
     pub fn folders(&self) -> Vec<FolderReport> {
         self.others.iter().map(Room::report).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_store_for_both_takes_data_s_word_before_meta_s() {
+        let mut settings = SpoolSettings::at("/spool");
+        let (data, meta) = (&mut settings.data.rocks_params, &mut settings.meta.rocks_params);
+        data.error_latch_duration = Some(Duration::from_secs(1));
+        meta.error_latch_duration = Some(Duration::from_secs(2));
+        meta.error_unlatch_duration = Some(Duration::from_secs(3));
+        meta.allow_error_unlatch = Some(false);
+        let shared = settings.shared().rocks_params;
+        assert_eq!(shared.error_latch(), Duration::from_secs(1));
+        assert_eq!(shared.error_unlatch(), Duration::from_secs(3));
+        assert!(!shared.allows_error_unlatch());
     }
 }
