@@ -9,8 +9,8 @@ use bytes::Bytes;
 use kumo_core::id::SpoolId;
 use kumo_core::limits;
 use kumo_core::port::{
-    Damage, Family, FreeSpace, ScanPage, SpoolError, SpoolErrorKind, SpoolOperation,
-    SpoolProperties, SyncMode,
+    self, Family, FreeSpace, ScanPage, SpoolError, SpoolErrorKind, SpoolOperation, SpoolProperties,
+    SyncMode,
 };
 use kumo_core::random::Random;
 use kumo_core::time::{Duration, Mono};
@@ -324,7 +324,7 @@ impl Disk {
                     page.entries.push((key.1, value));
                 }
                 Way::Jump(line) if page.damaged.iter().any(|damage| damage.text == line) => {}
-                Way::Jump(line) => page.damaged.push(Damage::somewhere(line)),
+                Way::Jump(line) => page.damaged.push(port::Damage::somewhere(line)),
             }
         }
         Ok(page)
