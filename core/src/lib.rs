@@ -52,5 +52,6 @@ pub mod recipients;
 pub mod record;
 pub mod report;
 pub mod smtp;
+pub mod source_health;
 pub mod throttle;
 pub mod time;

@@ -43,6 +43,8 @@ pub const SHARED_THROTTLES: usize = 100_000;
 pub const CONCLUDING_BOUNCES: usize = 8_192;
 /// Entries of `bounce` and of `suspend`.
 pub const ADMIN_ENTRIES: usize = 10_000;
+/// Egress sources whose health is known; above it those that nothing uses are forgotten.
+pub const SOURCES: usize = 100_000;
 /// Egress pools in use at one time.
 pub const POOLS: usize = 10_000;
 /// Messages of one scheduled queue about which `throttle_insert_ready_queue` is asked at one time.

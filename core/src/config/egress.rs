@@ -1,4 +1,4 @@
-//! `kumo.make_egress_path`, `make_egress_source`, `make_egress_pool` (core.md 3.4, seed.md 12): types, defaults and
+//! `kumo.make_egress_path` and `make_egress_pool` (core.md 3.4, seed.md 12): types, defaults and
 //! how they are read. Resolving pools to sources is the engine's business.
 use super::options::{self, Constructed, OptionTable};
 use super::rate::{LimitSpec, ThrottleSpec};
@@ -275,45 +275,9 @@ impl EgressPath {
     }
 }
 
-fn check_ehlo_domain(table: &mut Table, domain: Option<&str>) {
+pub(super) fn check_ehlo_domain(table: &mut Table, domain: Option<&str>) {
     let wrong = "it must be a host name or an address in [ ]";
     table.check("ehlo_domain", domain.is_none_or(is_host_name), wrong);
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct EgressSource {
-    pub name: Box<str>,
-    pub ehlo_domain: Option<Box<str>>,
-    pub source_address: Option<IpAddr>,
-    pub remote_port: Option<u16>,
-    #[serde(with = "super::duration::text")]
-    pub ttl: Duration,
-}
-
-impl EgressSource {
-    /// A source with nothing but its name; `unspecified` is the built-in one.
-    pub fn named(name: &str) -> EgressSource {
-        EgressSource {
-            name: name.into(),
-            ehlo_domain: None,
-            source_address: None,
-            remote_port: None,
-            ttl: Duration::from_secs(60),
-        }
-    }
-}
-
-impl Constructed for EgressSource {
-    const OPTIONS: &'static OptionTable = &options::EGRESS_SOURCE;
-    fn read(table: &mut Table) -> EgressSource {
-        let name = table.required_text("name");
-        let source = fields!(table, EgressSource::named(&name), {
-            ehlo_domain source_address remote_port ttl
-        });
-        table.check("remote_port", source.remote_port != Some(0), "it must be at least 1");
-        check_ehlo_domain(table, source.ehlo_domain.as_deref());
-        source
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -10,15 +10,17 @@ pub mod rate;
 pub mod read;
 pub mod secret;
 pub mod service;
+pub mod source;
 #[cfg(test)]
 mod tests;
 
-pub use egress::{EgressPath, EgressPool, EgressSource, PoolEntry};
+pub use egress::{EgressPath, EgressPool, PoolEntry};
 pub use listener::{EsmtpListener, HttpListener, ListenerDomain};
 pub use queue::QueueConfig;
 pub use rate::{LimitSpec, ThrottleSpec};
 pub use secret::Secret;
 pub use service::{LocalLogs, RocksParams, SpoolDefinition, SpoolKind};
+pub use source::{EgressSource, SuspendRule, Trigger};
 
 /// `fields!(table, Default::default(), { key … })`: each key sets the field of its name.
 macro_rules! fields {

@@ -444,6 +444,15 @@ option_tables! {
         without_effect: ;
         refused:
     }
+    /// Of either `suspend_when_…`.
+    SUSPEND_RULE = "kumo.make_egress_source", "suspend_when_unplumbed" {
+        effective in "core/src/engine/tests/suspension.rs" {
+            trigger: a_source_is_suspended_as_its_own_rules_say,
+            duration: a_suspension_ends_by_itself_and_what_waited_goes_at_once,
+        }
+        without_effect: ;
+        refused:
+    }
     EGRESS_SOURCE = "kumo.make_egress_source", "" {
         effective in "core/src/engine/tests/routes.rs" {
             name: weighted_sources_get_their_shares_and_weight_zero_none,
@@ -454,7 +463,11 @@ option_tables! {
             source_address: a_session_dials_what_list_path_and_source_say,
             remote_port: a_session_dials_what_list_path_and_source_say,
         }
-        without_effect: suspend_when_unplumbed suspend_when_proxy_unhealthy;
+        effective in "core/src/engine/tests/suspension.rs" {
+            suspend_when_unplumbed: a_source_is_suspended_as_its_own_rules_say,
+            suspend_when_proxy_unhealthy: a_source_is_suspended_as_its_own_rules_say,
+        }
+        without_effect: ;
         refused:
             ha_proxy_server unless Never NO_PROXY,
             ha_proxy_source_address unless Never NO_PROXY,

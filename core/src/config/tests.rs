@@ -274,7 +274,18 @@ fn egress() -> Vec<Sample> {
             keys: json!({
                 "name": "s", "ehlo_domain": "d", "source_address": "10.0.0.1",
                 "remote_port": 587, "ttl": 5,
+                "suspend_when_unplumbed": {"duration": 5},
+                "suspend_when_proxy_unhealthy": {
+                    "trigger": {"Threshold": "3/5m"}, "duration": "1m",
+                },
             }),
+        },
+        Sample {
+            options: &options::SUSPEND_RULE,
+            parse: rendered::<EgressSource>,
+            wrap: |table| json!({"name": "n", "suspend_when_unplumbed": table}),
+            least: json!({"duration": 5}),
+            keys: json!({"trigger": {"Threshold": "3/5m"}, "duration": "1m"}),
         },
     ]
 }

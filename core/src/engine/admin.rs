@@ -37,6 +37,7 @@ impl Engine {
                 self.lift_ready_suspensions();
                 cancelled(found)
             }
+            AdminCommand::ResumeSource { name } => self.resume_source(&name),
             AdminCommand::BumpEpoch => {
                 self.bump_epoch();
                 AdminReply::Done

@@ -93,7 +93,8 @@ impl Engine {
         if self.stopping {
             return Mono(0);
         }
-        if self.ready[handle].suspension.is_some() {
+        let is_suspended = self.sources[self.ready[handle].of].suspension().is_some();
+        if is_suspended || self.ready[handle].suspension.is_some() {
             self.give_back_all(handle);
             return Mono(0);
         }

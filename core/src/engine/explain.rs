@@ -1,9 +1,11 @@
 //! Why something is as it is and what will happen next, read from the very timers and limits that will fire.
 //! Reads only; what it says is for operators, so it is in plain words.
-use super::model::{Failure, Moment, Place, QueueHandle, ReadyHandle};
+use super::model::{Failure, Moment, Place, QueueHandle, ReadyHandle, ScheduledQueue};
+use super::sources::SourceHandle;
 use super::{Block, Engine, Held, InsertReason};
 use crate::id::SpoolId;
 use crate::smtp::reply::ReplyCode;
+use crate::source_health::SourceFailure;
 use crate::time::{Mono, Wall};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -49,6 +51,7 @@ impl Engine {
                     queue.name
                 ));
                 why.extend(queue.block.as_ref().map(describe));
+                why.extend(self.explain_routes(queue));
                 ("move to a ready queue".into(), self.armed(queue.armed))
             }
             Place::Asking => ("go on when policy has answered".into(), None),
@@ -106,7 +109,10 @@ impl Engine {
         let first = later.iter().min_by_key(|message| message.due);
         let mut why = Vec::new();
         match &queue.block {
-            Some(block) => why.push(describe(block)),
+            Some(block) => {
+                why.push(describe(block));
+                why.extend(self.explain_routes(queue));
+            }
             None => why.extend(self.explain_suspension(&queue.name, "it")),
         }
         why.extend(
@@ -148,6 +154,29 @@ impl Engine {
         Some(format!("an administrator suspended {called} until {until}: {}", timed.entry.reason))
     }
 
+    /// Which sources of its pool are suspended, where that is what it waits for.
+    fn explain_routes(&self, queue: &ScheduledQueue) -> Vec<String> {
+        let waits = queue.block == Some(Block::NoEligibleSource);
+        let routes = queue.routes.iter().filter(|_| waits);
+        routes.filter_map(|route| self.describe_suspension(route.of)).collect()
+    }
+
+    pub(super) fn describe_suspension(&self, handle: SourceHandle) -> Option<String> {
+        let source = &self.sources[handle];
+        let suspension = source.suspension()?;
+        let why = match suspension.reason {
+            SourceFailure::Unplumbed => "no interface has its address",
+            SourceFailure::ProxyUnhealthy => "its proxy doesn't work",
+        };
+        Some(format!(
+            "source {} is unhealthy and suspended ({}: {why}) since {} until {}",
+            source.name,
+            suspension.reason.name(),
+            self.when(suspension.since),
+            self.when(suspension.ends)
+        ))
+    }
+
     /// An egress source: what its ready queues wait for.
     pub fn explain_source(&self, name: &str) -> Option<Explanation> {
         let of_source: Vec<ReadyHandle> = self
@@ -156,11 +185,21 @@ impl Engine {
             .filter(|(_, ready)| *ready.source.name == *name)
             .map(|(handle, _)| handle)
             .collect();
-        let first = of_source.iter().filter_map(|ready| self.armed(self.ready[*ready].armed)).min();
-        let why = of_source.iter().flat_map(|ready| self.explain_ready(*ready)).collect();
-        (!of_source.is_empty()).then(|| Explanation {
+        let source = *self.source_by_name.get(name)?;
+        let suspended = self.sources[source].suspension();
+        let (next_action, first) = match suspended {
+            Some(suspension) => ("be used again".to_string(), Some(suspension.ends)),
+            None => {
+                let armed = |ready: &ReadyHandle| self.armed(self.ready[*ready].armed);
+                let first = of_source.iter().filter_map(armed).min();
+                (format!("send from {} ready queues", of_source.len()), first)
+            }
+        };
+        let mut why: Vec<String> = self.describe_suspension(source).into_iter().collect();
+        why.extend(of_source.iter().flat_map(|ready| self.explain_ready(*ready)));
+        Some(Explanation {
             subject: format!("egress source {name}"),
-            next_action: format!("send from {} ready queues", of_source.len()),
+            next_action,
             earliest: first.map(|at| self.wall(at)),
             why,
         })
@@ -179,6 +218,7 @@ impl Engine {
             let until = self.when(suspension.ends);
             why.push(format!("it is suspended until {until}: {}", suspension.entry.reason));
         }
+        why.extend(self.describe_suspension(ready.of));
         why.extend(ready.held.as_ref().map(|held| self.describe_held(held)));
         if ready.consecutive_failures > 0 {
             why.push(format!("the last {} connections failed", ready.consecutive_failures));
@@ -203,7 +243,7 @@ impl Engine {
         (at != super::timers::NEVER).then_some(at)
     }
 
-    fn wall(&self, at: Mono) -> Wall {
+    pub(super) fn wall(&self, at: Mono) -> Wall {
         let offset = Moment::of(at).0.saturating_sub(Moment::of(self.now.mono).0);
         Wall(self.now.wall.0.saturating_add(offset))
     }

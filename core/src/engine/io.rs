@@ -7,6 +7,7 @@ use crate::id::{OpId, SessionId, SpoolId};
 use crate::log::RecordKind;
 use crate::recipients::RecipientSet;
 use crate::smtp::reply::ReplyCode;
+use crate::source_health::{SourceEdge, SourceFailure};
 use crate::time::{Duration, Mono, Wall};
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -112,6 +113,11 @@ pub enum Input {
     },
     /// Graceful stop: nothing new is promoted or opened; sessions are closed as D22 says.
     Stop,
+    /// An attempt to connect failed for the sake of the session's source; the session goes on.
+    SourceFailed {
+        session: SessionId,
+        failure: SourceFailure,
+    },
 }
 
 /// Everything the engine can want.
@@ -161,10 +167,15 @@ pub enum Output {
     },
     /// Everything is stopped: no session, no conclusion outstanding.
     Stopped,
+    /// For the log.
+    SourceChanged {
+        source: Arc<str>,
+        edge: SourceEdge,
+    },
 }
 
 impl Input {
-    pub const VARIANTS: [&'static str; 11] = [
+    pub const VARIANTS: [&'static str; 12] = [
         "Tick",
         "Admit",
         "Answer",
@@ -176,6 +187,7 @@ impl Input {
         "Admin",
         "SpoolHealth",
         "Stop",
+        "SourceFailed",
     ];
 
     /// Its place in [`Input::VARIANTS`].
@@ -192,13 +204,24 @@ impl Input {
             Input::Admin { .. } => 8,
             Input::SpoolHealth { .. } => 9,
             Input::Stop => 10,
+            Input::SourceFailed { .. } => 11,
         }
     }
 }
 
 impl Output {
-    pub const VARIANTS: [&'static str; 9] =
-        ["Ask", "Resolve", "Open", "Deliver", "Close", "Abort", "Conclude", "AdminDone", "Stopped"];
+    pub const VARIANTS: [&'static str; 10] = [
+        "Ask",
+        "Resolve",
+        "Open",
+        "Deliver",
+        "Close",
+        "Abort",
+        "Conclude",
+        "AdminDone",
+        "Stopped",
+        "SourceChanged",
+    ];
 
     /// Its place in [`Output::VARIANTS`].
     pub fn variant(&self) -> usize {
@@ -212,6 +235,7 @@ impl Output {
             Output::Conclude { .. } => 6,
             Output::AdminDone { .. } => 7,
             Output::Stopped => 8,
+            Output::SourceChanged { .. } => 9,
         }
     }
 }
@@ -483,6 +507,10 @@ pub enum AdminCommand {
     },
     /// Policy was edited: every cached configuration is asked for anew.
     BumpEpoch,
+    /// Ends the suspension of a source.
+    ResumeSource {
+        name: Box<str>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

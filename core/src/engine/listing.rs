@@ -1,7 +1,11 @@
 //! What there is, for operators: queues with their counts, entries in force, totals. Reads only.
+use super::model::ReadyQueue;
+use super::sources::Source;
 use super::{AdminEntry, Block, Engine, Held, ReadySuspension};
+use crate::source_health::SourceFailure;
+use crate::time::Wall;
 use alloc::collections::BTreeMap;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -45,6 +49,31 @@ pub struct ReadySummary {
     pub connection_limit: Option<u64>,
     pub held: Option<Held>,
     pub suspended: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SourceSummary {
+    pub name: String,
+    pub address: Option<String>,
+    pub suspension: Option<SuspensionSummary>,
+    /// One for each class of failure.
+    pub classes: Vec<ClassSummary>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct SuspensionSummary {
+    pub reason: SourceFailure,
+    pub since: Wall,
+    pub until: Wall,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ClassSummary {
+    pub failure: SourceFailure,
+    pub failures: u64,
+    pub last: Option<Wall>,
+    /// Beginnings, not extensions.
+    pub suspensions: u64,
 }
 
 impl Engine {
@@ -98,12 +127,42 @@ impl Engine {
                 connections: ready.sessions.len() as u64,
                 connection_limit: ready.path.value.as_ref().map(|path| path.connection_limit.limit),
                 held: ready.held.clone(),
-                suspended: ready
-                    .suspension
-                    .as_ref()
-                    .map(|timed| timed.entry.reason.as_ref().into()),
+                suspended: self.why_suspended(ready),
             })
             .collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    fn why_suspended(&self, ready: &ReadyQueue) -> Option<String> {
+        let by_operator = ready.suspension.as_ref().map(|timed| timed.entry.reason.as_ref().into());
+        by_operator.or_else(|| self.describe_suspension(ready.of))
+    }
+
+    /// Egress sources in order of name.
+    pub fn sources(&self) -> Vec<SourceSummary> {
+        let wall = |at| self.wall(at);
+        let class = |source: &Source, failure| {
+            let class = source.health.class(failure);
+            ClassSummary {
+                failure,
+                failures: class.failures,
+                last: class.last.map(wall),
+                suspensions: class.suspensions,
+            }
+        };
+        let summary = |source: &Source| SourceSummary {
+            name: source.name.as_ref().into(),
+            address: source.config.source_address.map(|address| address.to_string()),
+            suspension: source.suspension().map(|suspension| SuspensionSummary {
+                reason: suspension.reason,
+                since: wall(suspension.since),
+                until: wall(suspension.ends),
+            }),
+            classes: SourceFailure::ALL.map(|failure| class(source, failure)).into(),
+        };
+        let mut all: Vec<SourceSummary> =
+            self.sources.iter().map(|(_, source)| summary(source)).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }

@@ -3,6 +3,7 @@
 //! - [`io`]: what it can be told and what it can want. `model`: what it remembers; `arena`, `timers`: how.
 //! - `admission`: messages come and go. `promotion`: from a scheduled queue to a ready queue. `dispatch`: from a ready queue
 //!   over a session to the peer. `outcome`: what an attempt means. `admin`: what operators ordered. `schedule`: when.
+//!   `sources`: which ways out are suspended.
 //! - [`explain`]: why something is as it is; [`listing`]: what there is.
 //!
 //! # Invariants
@@ -21,6 +22,7 @@ mod model;
 mod outcome;
 mod promotion;
 mod schedule;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -40,6 +42,7 @@ use alloc::sync::Arc;
 use arena::Arena;
 use model::*;
 use serde::{Deserialize, Serialize};
+use sources::{Source, SourceHandle};
 use timers::{NEVER, Timer, Timers};
 
 /// What is fixed for a life of the engine. Part of a journal's beginning.
@@ -88,6 +91,8 @@ pub struct Engine {
     queue_by_name: Map<Arc<str>, QueueHandle>,
     ready: Arena<ReadyQueue>,
     ready_by_name: Map<Arc<str>, ReadyHandle>,
+    sources: Arena<Source>,
+    source_by_name: Map<Arc<str>, SourceHandle>,
     sessions: BTreeMap<SessionId, Session>,
     pools: BTreeMap<Arc<str>, Pool>,
     leases: BTreeMap<Arc<str>, Lease>,
@@ -127,6 +132,8 @@ impl Engine {
             queue_by_name: seeded(seed),
             ready: Arena::default(),
             ready_by_name: seeded(seed),
+            sources: Arena::default(),
+            source_by_name: seeded(seed),
             sessions: BTreeMap::new(),
             pools: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -160,6 +167,7 @@ impl Engine {
             Input::Concluded { op, stored } => self.concluded(op, stored),
             Input::Admin { op, command } => self.administer(op, command),
             Input::SpoolHealth { healthy } => self.spool_health(healthy),
+            Input::SourceFailed { session, failure } => self.source_failed(session, failure),
             Input::Stop => self.stop(),
         }
         self.fire_timers();
@@ -203,6 +211,10 @@ impl Engine {
                 Timer::Admin => {
                     self.admin.armed = NEVER;
                     self.admin_timer();
+                }
+                Timer::Source(source) => {
+                    self.sources[source].armed = NEVER;
+                    self.source_timer(source);
                 }
             }
         }

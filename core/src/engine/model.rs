@@ -2,6 +2,7 @@
 //! truths about it; what happens to it stands in the other files of this module.
 use super::arena::{Arena, Handle};
 use super::io::{AdminEntry, Hosts, InsertReason, Note, ReadySuspension, ResolvedPool};
+use super::sources::SourceHandle;
 use super::timers::NEVER;
 use crate::config::queue::DeliveryProtocol;
 use crate::config::{EgressPath, EgressSource, QueueConfig};
@@ -217,7 +218,7 @@ pub(super) enum Site {
 /// One way out of a scheduled queue: an entry of its pool.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Route {
-    pub source: Arc<EgressSource>,
+    pub of: SourceHandle,
     pub weight: u64,
     /// Of the smooth weighted round robin.
     pub credit: i128,
@@ -316,6 +317,7 @@ pub(super) struct ReadyQueue {
     pub domain: Arc<str>,
     pub pool: Arc<str>,
     pub source: Arc<EgressSource>,
+    pub of: SourceHandle,
     pub protocol: Arc<DeliveryProtocol>,
     pub hosts: Arc<Hosts>,
     pub path: Fetched<Arc<EgressPath>>,
@@ -349,6 +351,7 @@ impl ReadyQueue {
         pool: Arc<str>,
         route: RouteEnd,
         source: Arc<EgressSource>,
+        of: SourceHandle,
     ) -> ReadyQueue {
         let RouteEnd { site, domain, protocol, hosts } = route;
         ReadyQueue {
@@ -357,6 +360,7 @@ impl ReadyQueue {
             domain,
             pool,
             source,
+            of,
             protocol,
             hosts,
             path: Fetched::default(),

@@ -430,9 +430,8 @@ impl Engine {
                 continue;
             }
             let ready = self.ready_queue(source, &end, &pool_name)?;
-            let source = source.clone();
-            let in_line = false;
-            routes.push(Route { source, weight: entry.weight, credit: 0, ready, in_line });
+            let of = self.ready[ready].of;
+            routes.push(Route { of, weight: entry.weight, credit: 0, ready, in_line: false });
         }
         spread(&mut routes, &mut self.route_random);
         self.queues[queue].routes = routes;
@@ -448,10 +447,11 @@ impl Engine {
     ) -> Result<ReadyHandle, Blocked> {
         let name = format!("{}->{}@{}", source.name, end.site, short_name(&end.protocol));
         let name: Arc<str> = name.into();
+        let of = self.source(source);
         if let Some(found) = self.ready_by_name.get(&name) {
             let ready = &mut self.ready[*found];
             (ready.hosts, ready.protocol) = (end.hosts.clone(), end.protocol.clone());
-            ready.source = source.clone();
+            (ready.source, ready.of) = (source.clone(), of);
             return Ok(*found);
         }
         if self.ready.len() >= limits::READY_QUEUES {
@@ -459,7 +459,7 @@ impl Engine {
             let until = self.now.mono + Duration::from_secs(60);
             return Err(Blocked { block: Block::EgressPathFailed { why }, until });
         }
-        let ready = ReadyQueue::new(name.clone(), pool.clone(), end.clone(), source.clone());
+        let ready = ReadyQueue::new(name.clone(), pool.clone(), end.clone(), source.clone(), of);
         let handle = self.ready.insert(ready);
         self.ready_by_name.insert(name, handle);
         self.suspend_new_ready(handle);
@@ -475,6 +475,7 @@ impl Engine {
 
     fn choose_route(&mut self, queue: QueueHandle) -> Choice {
         let mut eligible = Vec::new();
+        let mut unheard = Vec::new();
         let mut full = false;
         let mut unknown = None;
         let mut earliest = NEVER;
@@ -487,13 +488,14 @@ impl Engine {
                 }
                 Some(Obstacle::Unknown(blocked)) => {
                     unknown = Some(blocked);
+                    unheard.push(at);
                     self.stand_in_line(queue, at);
                 }
                 Some(Obstacle::Until(until)) => earliest = earliest.min(until),
             }
         }
         if !eligible.is_empty() {
-            return Choice::Take(self.take_turn(queue, &eligible));
+            return Choice::Take(self.take_turn(queue, &eligible, &unheard));
         }
         let mut blocked = unknown.unwrap_or_else(|| {
             until_told(if full { Block::ReadyQueuesFull } else { Block::NoEligibleSource })
@@ -502,13 +504,17 @@ impl Engine {
         Choice::Blocked(blocked)
     }
 
-    /// Smooth weighted round robin among those that can be taken.
-    fn take_turn(&mut self, queue: QueueHandle, eligible: &[usize]) -> usize {
+    /// Smooth weighted round robin among those that can be taken. `unheard`: of which policy hasn't said enough yet, which get their turn later,
+    /// for a round at most.
+    fn take_turn(&mut self, queue: QueueHandle, eligible: &[usize], unheard: &[usize]) -> usize {
         let routes = &mut self.queues[queue].routes;
         let mut total = 0;
-        for at in eligible {
+        for at in eligible.iter().chain(unheard) {
             routes[*at].credit += i128::from(routes[*at].weight);
             total += i128::from(routes[*at].weight);
+        }
+        for at in unheard {
+            routes[*at].credit = routes[*at].credit.min(total);
         }
         let best = |best: usize, at: usize| {
             if routes[at].credit > routes[best].credit { at } else { best }
@@ -519,7 +525,10 @@ impl Engine {
     }
 
     fn obstacle(&mut self, queue: QueueHandle, at: usize) -> Option<Obstacle> {
-        let handle = self.queues[queue].routes[at].ready;
+        let Route { of, ready: handle, .. } = self.queues[queue].routes[at];
+        if let Some(suspension) = self.sources[of].suspension() {
+            return Some(Obstacle::Until(suspension.ends));
+        }
         let path = match self.egress_path(handle) {
             Ok(path) => path,
             Err(blocked) => return Some(Obstacle::Unknown(blocked)),

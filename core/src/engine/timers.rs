@@ -2,6 +2,7 @@
 //! that it can be taken back exactly; an entry found here is due. Moments are monotonic, never wall time.
 use super::arena::Handle;
 use super::model::{Message, ReadyQueue, ScheduledQueue};
+use super::sources::Source;
 use crate::canary::{self, Canary};
 use crate::time::Mono;
 use alloc::collections::BTreeSet;
@@ -17,6 +18,8 @@ pub(super) enum Timer {
     Ready(Handle<ReadyQueue>),
     /// The first admin entry ends.
     Admin,
+    /// Its suspension ends.
+    Source(Handle<Source>),
 }
 
 /// Why the engine wants to be woken.
@@ -26,6 +29,7 @@ pub enum WakeReason {
     ScheduledQueue,
     ReadyQueue,
     AdminEntryEnds,
+    SuspensionEnds,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -69,6 +73,7 @@ impl Timers {
             Timer::Scheduled(_) => WakeReason::ScheduledQueue,
             Timer::Ready(_) => WakeReason::ReadyQueue,
             Timer::Admin => WakeReason::AdminEntryEnds,
+            Timer::Source(_) => WakeReason::SuspensionEnds,
         };
         Some((*at, reason))
     }

@@ -4,6 +4,7 @@ mod life;
 mod limits;
 mod operators;
 mod routes;
+mod suspension;
 mod swarm;
 
 use super::*;
@@ -15,6 +16,7 @@ use crate::id::SpoolIdGenerator;
 use crate::log::RecordKind;
 use crate::recipients::RecipientSet;
 use crate::smtp::reply::ReplyCode;
+use crate::source_health::{SourceEdge, SourceFailure};
 use crate::time::Wall;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -36,6 +38,10 @@ struct Outside {
     pool_name: Option<&'static str>,
     pool_ttl: Duration,
     source_ttl: Duration,
+    /// What the sources of the pool are, but for their names.
+    source: EgressSource,
+    /// Sources by which nothing can be reached.
+    broken: Vec<(&'static str, SourceFailure)>,
     config_fails: bool,
     resolution: fn(&str) -> Resolution,
     connect: fn(u64) -> Option<CloseCause>,
@@ -54,6 +60,8 @@ impl Default for Outside {
             pool_name: None,
             pool_ttl: MINUTE,
             source_ttl: MINUTE,
+            source: EgressSource::named("x"),
+            broken: vec![],
             config_fails: false,
             resolution: |domain| {
                 let records = vec![(10, format!("mx.{domain}").into())];
@@ -94,6 +102,8 @@ struct Bench {
     updates: Vec<(SpoolId, u16, Wall, RecipientSet)>,
     replies: Vec<AdminReply>,
     stopped: bool,
+    ended: std::collections::BTreeSet<SessionId>,
+    edges: Vec<(Mono, String, SourceEdge)>,
     hash: u64,
 }
 
@@ -123,6 +133,8 @@ impl Bench {
             updates: vec![],
             replies: vec![],
             stopped: false,
+            ended: Default::default(),
+            edges: vec![],
             hash: 0,
         }
     }
@@ -130,6 +142,13 @@ impl Bench {
     fn input(&mut self, input: Input) {
         let mut inputs = std::collections::VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
+            if let Input::SessionClosed { session, .. } = input {
+                // As a fenced session's last words.
+                if !self.ended.insert(session) {
+                    continue;
+                }
+                self.open.remove(&session);
+            }
             self.engine.handle(self.now, input);
             while let Some(output) = self.engine.poll() {
                 let text = format!("{output:?}");
@@ -160,6 +179,13 @@ impl Bench {
                 let open = self.open.values().filter(|name| **name == *target.ready_queue).count();
                 let most = self.most_open.entry(target.ready_queue.to_string()).or_default();
                 *most = open.max(*most);
+                let is_of = |(name, _): &&(&str, _)| *name == &*target.source.name;
+                if let Some((_, failure)) = self.outside.broken.iter().find(is_of) {
+                    inputs.push_back(Input::SourceFailed { session, failure: *failure });
+                    let cause = CloseCause::ConnectFailed;
+                    inputs.push_back(Input::SessionClosed { session, cause });
+                    return;
+                }
                 match (self.outside.connect)(session.0) {
                     None => inputs.push_back(Input::SessionReady { session }),
                     Some(cause) => {
@@ -192,6 +218,9 @@ impl Bench {
                 inputs.push_back(Input::Concluded { op, stored });
             }
             Output::AdminDone { reply, .. } => self.replies.push(reply),
+            Output::SourceChanged { source, edge } => {
+                self.edges.push((self.now.mono, source.as_ref().into(), edge));
+            }
             Output::Stopped => self.stopped = true,
         }
     }
@@ -233,7 +262,11 @@ impl Bench {
                 };
                 let ttl = self.outside.source_ttl;
                 let source = |(name, _): &(&str, u64)| {
-                    Arc::new(EgressSource { ttl, ..EgressSource::named(name) })
+                    Arc::new(EgressSource {
+                        name: (*name).into(),
+                        ttl,
+                        ..self.outside.source.clone()
+                    })
                 };
                 let sources = self.outside.pool.iter().map(source).collect();
                 Answer::Pool(Box::new(ResolvedPool { pool, sources }))
