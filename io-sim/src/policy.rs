@@ -4,7 +4,7 @@ use crate::fault::FaultKind;
 use crate::ledger::Event;
 use crate::universe::Universe;
 use crate::waits::WaitKind;
-use kumo_core::config::egress::{EgressPath, EgressPool, EgressSource, PoolEntry};
+use kumo_core::config::{EgressPath, EgressPool, EgressSource, PoolEntry};
 use kumo_core::config::options::Constructed;
 use kumo_core::config::queue::QueueConfig;
 use kumo_core::engine::{Answer, Question, RequeueAnswer, ResolvedPool};

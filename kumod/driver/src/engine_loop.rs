@@ -11,6 +11,7 @@ use kumo_core::engine::{
     AdminCommand, AdminReply, CloseCause, Engine, Input, Outcome, Outcomes, Output,
 };
 use kumo_core::id::{OpId, SessionId};
+use kumo_core::source_health::SourceEdge;
 use kumo_core::time::{Duration, Now};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -181,6 +182,7 @@ impl<W: World> EngineLoop<W> {
                 // Who asked may be gone.
                 let _ = waiting.send(reply);
             }
+            Output::SourceChanged { source, edge } => log_source(&source, edge),
             Output::Stopped => {
                 let stopped = self.stopped.take().expect("the engine stops once");
                 let _ = stopped.send(());
@@ -205,5 +207,19 @@ impl<W: World> EngineLoop<W> {
         }
         self.own.push_back(Input::SessionClosed { session, cause: CloseCause::Aborted });
         self.sessions.remove(&session);
+    }
+}
+
+fn log_source(source: &str, edge: SourceEdge) {
+    match edge {
+        SourceEdge::Suspended { reason, duration } => {
+            tracing::warn!(source, ?reason, ?duration, "egress source auto-suspended");
+        }
+        SourceEdge::Extended { reason, duration } => {
+            tracing::debug!(source, ?reason, ?duration, "egress source suspension extended");
+        }
+        SourceEdge::Cleared { reason } => {
+            tracing::info!(source, ?reason, "egress source auto-suspension cleared");
+        }
     }
 }

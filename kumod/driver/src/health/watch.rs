@@ -19,7 +19,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 /// Between looks at the stores' own counts and at their room.
@@ -47,8 +47,8 @@ enum Done {
 
 type Errand = Pin<Box<dyn Future<Output = Done> + Send>>;
 type Call = Pin<Box<dyn Future<Output = Result<(), SpoolError>> + Send>>;
-/// A store's call that was late, until it ends.
-type Slot = Arc<Mutex<Option<Call>>>;
+/// What a store's call that was late will come to.
+type Slot = Arc<Mutex<Option<oneshot::Receiver<Result<(), SpoolError>>>>>;
 
 struct Watch<W: World> {
     shared: Arc<Shared<W>>,
@@ -174,12 +174,16 @@ impl<W: World> Watch<W> {
         let (shared, slot) = (self.shared.clone(), self.slots[store].clone());
         Box::pin(async move {
             if wanted == Output::Reopen {
-                let reopening = async move { shared.world.spool().reopen(family).await };
-                let result = in_time(&slot, REOPEN_DEADLINE, Box::pin(reopening)).await;
+                let world = shared.clone();
+                let reopening = async move { world.world.spool().reopen(family).await };
+                let call = in_background(|call| shared.spawn(call), Box::pin(reopening));
+                let result = in_time(&slot, REOPEN_DEADLINE, call).await;
                 return Done::Reopened { store, result };
             }
-            let probing = async move { probe(shared.world.spool(), family).await };
-            let result = in_time(&slot, PROBE_DEADLINE, Box::pin(probing)).await;
+            let world = shared.clone();
+            let probing = async move { probe(world.world.spool(), family).await };
+            let call = in_background(|call| shared.spawn(call), Box::pin(probing));
+            let result = in_time(&slot, PROBE_DEADLINE, call).await;
             Done::Probed { store, result }
         })
     }
@@ -226,17 +230,34 @@ async fn of_folder<W: World>(shared: &Shared<W>, room: &Room) -> Result<FreeSpac
     look.unwrap_or_else(|_| Err(format!("it isn't told within {PROBE_DEADLINE:?}")))
 }
 
+/// Begins a call that goes on to its end though nobody may wait for it any more.
+fn in_background(
+    spawn: impl FnOnce(Pin<Box<dyn Future<Output = ()> + Send>>),
+    call: Call,
+) -> impl FnOnce() -> oneshot::Receiver<Result<(), SpoolError>> {
+    move || {
+        let (done, result) = oneshot::channel();
+        // Told to nobody if it was late.
+        spawn(Box::pin(async move { drop(done.send(call.await)) }));
+        result
+    }
+}
+
 /// One that was late before is waited for first.
-async fn in_time(slot: &Slot, deadline: Duration, call: Call) -> Result<(), SpoolError> {
+async fn in_time(
+    slot: &Slot,
+    deadline: Duration,
+    begin: impl FnOnce() -> oneshot::Receiver<Result<(), SpoolError>>,
+) -> Result<(), SpoolError> {
     let waiting = async {
         let mut slot = slot.lock().await;
         if let Some(late) = slot.as_mut() {
             // What it came to has no meaning any more.
             let _ = late.await;
         }
-        let result = slot.insert(call).await;
+        let result = slot.insert(begin()).await;
         *slot = None;
-        result
+        result.unwrap_or_else(|_| Err(late(deadline)))
     };
     timeout(deadline, waiting).await.unwrap_or_else(|_| Err(late(deadline)))
 }
@@ -278,15 +299,16 @@ mod tests {
     async fn a_store_that_hangs_is_asked_nothing_more_until_it_has_answered() {
         let (slot, begun, answer) =
             (Slot::default(), Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-        let call = |waits: bool| -> Call {
+        let call = |waits: bool| {
             let (begun, answer) = (begun.clone(), answer.clone());
-            Box::pin(async move {
+            let call = async move {
                 begun.fetch_add(1, Ordering::Relaxed);
                 if waits {
                     answer.notified().await;
                 }
                 Ok(())
-            })
+            };
+            in_background(|call| drop(tokio::spawn(call)), Box::pin(call))
         };
         let deadline = Duration::from_millis(10);
         for _ in 0..3 {
