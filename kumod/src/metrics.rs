@@ -3,7 +3,9 @@
 //! Invariant: a metric that names queues has at most [`METRIC_SERIES`] series: the largest, and the sum of the rest under
 //! `(others)`. Nothing is counted here: a [`Snapshot`] is filled when somebody asks, and rendered.
 use crate::logs::LogCounters;
-use kumo_core::engine::listing::{Counts, ReadySummary, ScheduledSummary};
+use kumo_core::engine::listing::{
+    ClassSummary, Counts, ReadySummary, ScheduledSummary, SourceSummary,
+};
 use kumo_core::limits::METRIC_SERIES;
 use kumo_core::port::{FreeSpace, MemoryStatus, SpoolProperties};
 use kumo_core::queue_name::QueueName;
@@ -25,6 +27,7 @@ pub struct Snapshot<'a> {
     pub scheduled: &'a [ScheduledSummary],
     pub ready: &'a [ReadySummary],
     /// One for each database: names and paths differ.
+    pub sources: &'a [SourceSummary],
     pub spools: &'a [SpoolSnapshot],
     pub rooms: &'a [RoomSnapshot],
     pub memory: MemoryStatus,
@@ -101,6 +104,7 @@ fn families(snapshot: &Snapshot<'_>, prefix: Option<&str>) -> Vec<Family> {
     queues(&mut list, snapshot);
     engine(&mut list, snapshot);
     spooling(&mut list, snapshot.counters);
+    sources(&mut list, snapshot.sources);
     spools(&mut list, snapshot.spools);
     rooms(&mut list, snapshot.rooms);
     process(&mut list, snapshot);
@@ -315,6 +319,36 @@ fn spooling(list: &mut List<'_>, counters: &Counters) {
     list.counter("kumod_journal_gaps_total", "Inputs left out of the journal", gaps);
 }
 
+/// Only classes of which a failure was seen, so that sources that are well have no series.
+fn sources(list: &mut List<'_>, sources: &[SourceSummary]) {
+    let seen = |label: &'static str, value: fn(&SourceSummary, &ClassSummary) -> u64| {
+        let classes = sources.iter().flat_map(|source| {
+            let seen = source.classes.iter().filter(|class| class.failures > 0);
+            seen.map(move |class| (source, class))
+        });
+        let sample = |(source, class): (&SourceSummary, &ClassSummary)| Sample {
+            labels: vec![("source", source.name.clone()), (label, class.failure.name().to_owned())],
+            value: value(source, class),
+        };
+        bounded(classes.map(sample).collect())
+    };
+    let help = "Attempts to connect that failed for the sake of their source";
+    list.counter("egress_source_connection_failures_total", help, || {
+        seen("kind", |_, class| class.failures)
+    });
+    let help = "Suspensions of a source, without extensions";
+    list.counter("egress_source_health_suspensions_total", help, || {
+        seen("reason", |_, class| class.suspensions)
+    });
+    let help = "1 while a source is suspended";
+    list.gauge("egress_source_health_suspended", help, || {
+        seen("reason", |source, class| {
+            let suspension = source.suspension.as_ref();
+            u64::from(suspension.is_some_and(|suspension| suspension.reason == class.failure))
+        })
+    });
+}
+
 /// Name, help, and where the number is found.
 type Reading<T> = (&'static str, &'static str, fn(&T) -> u64);
 
@@ -478,6 +512,9 @@ impl Sample {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kumo_core::engine::listing::SuspensionSummary;
+    use kumo_core::source_health::SourceFailure;
+    use kumo_core::time::Wall;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -509,6 +546,28 @@ mod tests {
         }
     }
 
+    fn source(name: &str) -> SourceSummary {
+        let class = |failure, failures| ClassSummary {
+            failure,
+            failures,
+            last: None,
+            suspensions: failures / 2,
+        };
+        SourceSummary {
+            name: name.into(),
+            address: None,
+            suspension: Some(SuspensionSummary {
+                reason: SourceFailure::Unplumbed,
+                since: Wall(0),
+                until: Wall(1),
+            }),
+            classes: vec![
+                class(SourceFailure::Unplumbed, 4),
+                class(SourceFailure::ProxyUnhealthy, 0),
+            ],
+        }
+    }
+
     fn room(name: &str) -> RoomSnapshot {
         let (octets, octets_total, inodes, inodes_total) = (30, 40, 0, 0);
         let free = FreeSpace { octets, octets_total, inodes, inodes_total };
@@ -531,6 +590,7 @@ mod tests {
             messages: 11,
             scheduled,
             ready,
+            sources: &[source("ip-1")],
             spools: &[spool("data"), spool("meta")],
             rooms: &[room("data"), room("meta"), room("logs at /logs")],
             memory: MemoryStatus { used_octets: 1, limit_octets: 2 },

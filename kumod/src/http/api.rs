@@ -6,6 +6,7 @@ use kumo_core::message::Meta;
 use kumo_core::time::{Duration, Wall};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// How long an administrator's order holds that says nothing else.
 pub const ADMIN_DURATION_DEFAULT: Duration = Duration::from_secs(300);
@@ -13,6 +14,12 @@ pub const ADMIN_DURATION_DEFAULT: Duration = Duration::from_secs(300);
 /// A date as RFC 3339 writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment(pub Wall);
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&date::rfc3339(self.0))
+    }
+}
 
 impl Serialize for Moment {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
@@ -139,6 +146,45 @@ pub struct SuspendReadyEntry {
 #[serde(deny_unknown_fields)]
 pub struct EntryId {
     pub id: String,
+}
+
+/// Egress sources that were used since the start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sources {
+    pub sources: Vec<Source>,
+    pub now: Moment,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    pub name: String,
+    pub address: Option<String>,
+    /// `null`: it is used.
+    pub suspension: Option<SourceSuspension>,
+    /// What spoke against it since the start, by class.
+    pub failures: Vec<FailureClass>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SourceSuspension {
+    /// The class of failure.
+    pub reason: String,
+    pub since: Moment,
+    pub until: Moment,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FailureClass {
+    /// `Unplumbed` or `ProxyUnhealthy`.
+    pub class: String,
+    pub failures: u64,
+    pub last: Option<Moment>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResumeSource {
+    pub name: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use kumo_core::address::Mailbox;
 use kumo_core::engine::Engine;
 use kumo_core::engine::explain;
-use kumo_core::engine::listing::{Counts, ReadySummary, ScheduledSummary};
+use kumo_core::engine::listing::{Counts, ReadySummary, ScheduledSummary, SourceSummary};
 use kumo_core::id::SpoolId;
 use kumo_core::message::Message;
 use kumo_core::port::Host;
@@ -60,6 +60,7 @@ struct Seen {
     messages: u64,
     scheduled: Vec<ScheduledSummary>,
     ready: Vec<ReadySummary>,
+    sources: Vec<SourceSummary>,
 }
 
 fn see(engine: &Engine) -> Seen {
@@ -68,6 +69,7 @@ fn see(engine: &Engine) -> Seen {
         messages: engine.message_count() as u64,
         scheduled: engine.scheduled_queues(),
         ready: engine.ready_queues(),
+        sources: engine.sources(),
     }
 }
 
@@ -76,7 +78,8 @@ async fn with_snapshot(
     render: impl FnOnce(&Snapshot<'_>) -> String,
 ) -> Result<String, ApiError> {
     let seen = operations.handle.query(|engine, _| see(engine)).await;
-    let Seen { counts, messages, scheduled, ready } = seen.ok_or_else(ApiError::stopping)?;
+    let Seen { counts, messages, scheduled, ready, sources } =
+        seen.ok_or_else(ApiError::stopping)?;
     let world = operations.handle.world();
     let stores = operations.handle.spool_health();
     let rooms = rooms(&stores, operations.handle.guarded_folders());
@@ -89,6 +92,7 @@ async fn with_snapshot(
         messages,
         scheduled: &scheduled,
         ready: &ready,
+        sources: &sources,
         spools: &spools,
         rooms: &rooms,
         memory: world.host.memory(),

@@ -1,7 +1,7 @@
 //! Accepting HTTP connections, and who may ask what. Invariant: every wait for a client has a deadline, every body a limit,
 //! the number of connections too; the guard stands before every route but liveness.
 use super::errors::ApiError;
-use super::{admin, inject, inspect, spool};
+use super::{admin, inject, inspect, sources, spool};
 use crate::diagnostics::Diagnostics;
 use crate::world::RealWorld;
 use axum::Router;
@@ -76,6 +76,8 @@ fn router(body_limit: usize) -> Router<Operations> {
         .route("/api/admin/inspect-message/v1", get(inspect::message))
         .route("/api/admin/queue-summary/v1", get(inspect::queue_summary))
         .route("/api/admin/explain/v1", get(inspect::explain))
+        .route("/api/admin/source-list/v1", get(sources::list))
+        .route("/api/admin/source-resume/v1", post(sources::resume))
         .route("/api/admin/spool-health/v1", get(spool::health))
         .route("/api/admin/spool-compact/v1", post(spool::compact))
         .route(

@@ -96,6 +96,16 @@ pub enum Command {
         /// A level, or `target=level` parts separated by commas
         filter: String,
     },
+    /// Lists the egress sources that were used since the start: each one's state, why, since when, until when, and what spoke against it
+    #[command(after_help = "Example: kcli source-list --json")]
+    SourceList(Form),
+    /// Ends the suspension of an egress source, so that it is used at once
+    #[command(after_help = "Example: kcli source-resume ip-10")]
+    SourceResume {
+        /// As `kcli source-list` shows it
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
     /// Shows how the spool's stores are: whether they take writes, why not, and what comes next
     #[command(after_help = "Example: kcli spool-health --json")]
     SpoolHealth(Form),

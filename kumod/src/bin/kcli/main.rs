@@ -7,6 +7,7 @@ mod inspect;
 mod output;
 mod queues;
 mod server;
+mod sources;
 mod spool;
 mod suspend;
 #[cfg(test)]
@@ -65,6 +66,8 @@ async fn run(arguments: Arguments) -> Result<String, Failure> {
             inspect::message(&mut server, &id, want_body).await
         }
         Command::SetLogFilter { filter } => inspect::set_log_filter(&mut server, filter).await,
+        Command::SourceList(form) => sources::list(&mut server, form).await,
+        Command::SourceResume { name } => sources::resume(&mut server, name).await,
         Command::SpoolHealth(form) => spool::health(&mut server, form).await,
         Command::SpoolCompact { name } => {
             // It may take long, and ends whether or not anybody waits.

@@ -1,12 +1,12 @@
 //! kcli against a server that records what it was asked and answers what the test says.
 use super::arguments::Arguments;
 use super::server::Failure;
-use super::{bounce, explain, output, queues, run, suspend};
+use super::{bounce, explain, output, queues, run, sources, suspend};
 use clap::{CommandFactory, Parser};
 use kumo_core::time::Wall;
 use kumod::http::api::{
-    BounceEntry, Explanation, Moment, QueueSummary, ReadyQueue, ScheduledQueue, SuspendEntry,
-    SuspendReadyEntry,
+    BounceEntry, Explanation, FailureClass, Moment, QueueSummary, ReadyQueue, ScheduledQueue,
+    Source, SourceSuspension, Sources, SuspendEntry, SuspendReadyEntry,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -381,4 +381,33 @@ fn numbers_are_grouped() {
     for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
         assert_eq!(output::grouped(number), text);
     }
+}
+
+#[test]
+fn sources_are_listed_with_what_speaks_against_them() {
+    let moment = |seconds| Moment(Wall::from_unix_seconds(seconds));
+    let class = |class: &str, failures| FailureClass { class: class.into(), failures, last: None };
+    let well = Source {
+        name: "ip-1".into(),
+        address: Some("10.0.0.1".into()),
+        suspension: None,
+        failures: vec![class("Unplumbed", 0), class("ProxyUnhealthy", 0)],
+    };
+    let suspension =
+        SourceSuspension { reason: "Unplumbed".into(), since: moment(30), until: moment(90) };
+    let ill = Source {
+        name: "ip-2".into(),
+        address: None,
+        suspension: Some(suspension),
+        failures: vec![class("Unplumbed", 1_234), class("ProxyUnhealthy", 0)],
+    };
+    let mut sources = Sources { sources: vec![well, ill], now: moment(60) };
+    assert_eq!(
+        sources::render(&sources),
+        "SOURCE  ADDRESS   STATE                 SINCE                        ENDS IN  UNPLUMBED  PROXY UNHEALTHY\n\
+         ip-1    10.0.0.1  well                  -                                  -          0                0\n\
+         ip-2    -         SUSPENDED: Unplumbed  1970-01-01T00:00:30.000000Z      30s      1,234                0\n"
+    );
+    sources.sources.clear();
+    assert_eq!(sources::render(&sources), "no egress source has been used since the start\n");
 }
