@@ -46,6 +46,7 @@ pub mod marks;
 pub mod message;
 pub mod mx;
 pub mod port;
+pub mod proxy;
 pub mod queue_name;
 pub mod random;
 pub mod recipients;
