@@ -160,13 +160,7 @@ pub trait Spool: Send + Sync + 'static {
 pub struct DialRequest {
     pub remote: SocketAddr,
     pub source_address: Option<IpAddr>,
-    /// Proxies come with a later issue; the room for them is here.
-    pub proxy: Option<Proxy>,
 }
-
-/// No proxy protocol is spoken yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Proxy {}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NetErrorKind {

@@ -88,7 +88,7 @@ async fn serve(network: &SimNetwork, client: SimStream, onward: SocketAddr, mann
 }
 
 async fn pass(network: &SimNetwork, client: SimStream, onward: SocketAddr, manner: Manner) {
-    let request = DialRequest { remote: onward, source_address: None, proxy: None };
+    let request = DialRequest { remote: onward, source_address: None };
     let Ok(server) = network.dial(request).await else { return client.reset() };
     let up = pump(&client, &server, manner != Manner::HalfOpen { to_server: false });
     let down = pump(&server, &client, manner != Manner::HalfOpen { to_server: true });

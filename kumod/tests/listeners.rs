@@ -70,7 +70,7 @@ fn an_http_listener_serves_whom_it_trusts_and_bodies_up_to_its_limit() {
 
 async fn dial(address: SocketAddr) -> RealStream {
     let network = RealNetwork::from_system().expect("trust anchors");
-    let request = DialRequest { remote: address, source_address: None, proxy: None };
+    let request = DialRequest { remote: address, source_address: None };
     timeout(PATIENCE, network.dial(request)).await.expect("in time").expect("a connection")
 }
 

@@ -125,8 +125,6 @@ macro_rules! option_tables {
     };
 }
 
-const NO_PROXY: &str = "kumod doesn't connect through proxies yet, and without the proxy mail would leave from the \
-                        wrong address; take the key out, or use source_address";
 const NO_OVERRIDES: &str = "kumod has no settings by address yet, and the restrictions in it wouldn't hold; start a \
                             listener for each address instead";
 const NO_CLIENT_CERTIFICATE: &str = "kumod offers no client certificate yet, and a host that asks for one would \
@@ -467,13 +465,15 @@ option_tables! {
             suspend_when_unplumbed: a_source_is_suspended_as_its_own_rules_say,
             suspend_when_proxy_unhealthy: a_source_is_suspended_as_its_own_rules_say,
         }
+        effective in "kumod/driver/tests/proxies/mod.rs" {
+            ha_proxy_server: a_source_behind_haproxy_announces_its_address_to_the_proxy,
+            ha_proxy_source_address: a_source_behind_haproxy_announces_its_address_to_the_proxy,
+            socks5_proxy_server: a_source_behind_socks5_asks_for_its_address_and_its_destination,
+            socks5_proxy_source_address: a_source_behind_socks5_asks_for_its_address_and_its_destination,
+            socks5_proxy_username: a_socks5_proxy_that_wants_a_password_gets_it,
+            socks5_proxy_password: a_socks5_proxy_that_wants_a_password_gets_it,
+        }
         without_effect: ;
         refused:
-            ha_proxy_server unless Never NO_PROXY,
-            ha_proxy_source_address unless Never NO_PROXY,
-            socks5_proxy_server unless Never NO_PROXY,
-            socks5_proxy_source_address unless Never NO_PROXY,
-            socks5_proxy_username unless Never NO_PROXY,
-            socks5_proxy_password unless Never NO_PROXY,
     }
 }

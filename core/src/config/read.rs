@@ -172,6 +172,13 @@ impl<'r> Table<'r> {
         }
     }
 
+    /// Reports an error if `key` is there without `other`.
+    pub fn requires(&mut self, key: &str, other: &str) {
+        if self.has(key) && !self.has(other) {
+            self.report.error(format_args!("{key} needs {other}"));
+        }
+    }
+
     fn has(&self, key: &str) -> bool {
         self.map.get(key).is_some_and(|value| !value.is_null())
     }

@@ -1,10 +1,12 @@
 //! `kumo.make_egress_source` (seed.md 12.1, 12.4): a way out, and when it is suspended. What suspends it is counted in
 //! [`source_health`](crate::source_health).
 use super::egress::check_ehlo_domain;
-use super::fields;
 use super::options::{self, Constructed, OptionTable};
 use super::rate::ThrottleSpec;
 use super::read::{Form, Report, Table};
+use super::{Secret, fields};
+use crate::proxy::ProxyServer;
+use crate::proxy::socks5::client::Credentials;
 use crate::time::Duration;
 use alloc::boxed::Box;
 use core::net::IpAddr;
@@ -107,6 +109,13 @@ pub struct EgressSource {
     pub ehlo_domain: Option<Box<str>>,
     pub source_address: Option<IpAddr>,
     pub remote_port: Option<u16>,
+    /// See [`EgressSource::proxy`].
+    pub ha_proxy_server: Option<ProxyServer>,
+    pub ha_proxy_source_address: Option<IpAddr>,
+    pub socks5_proxy_server: Option<ProxyServer>,
+    pub socks5_proxy_source_address: Option<IpAddr>,
+    pub socks5_proxy_username: Option<Box<str>>,
+    pub socks5_proxy_password: Option<Secret>,
     pub suspend_when_unplumbed: Option<SuspendRule>,
     pub suspend_when_proxy_unhealthy: Option<SuspendRule>,
     #[serde(with = "super::duration::text")]
@@ -121,9 +130,84 @@ impl EgressSource {
             ehlo_domain: None,
             source_address: None,
             remote_port: None,
+            ha_proxy_server: None,
+            ha_proxy_source_address: None,
+            socks5_proxy_server: None,
+            socks5_proxy_source_address: None,
+            socks5_proxy_username: None,
+            socks5_proxy_password: None,
             suspend_when_unplumbed: None,
             suspend_when_proxy_unhealthy: None,
             ttl: Duration::from_secs(60),
+        }
+    }
+
+    /// PROXY goes before SOCKS5 if both are configured.
+    pub fn proxy(&self) -> Option<Proxy<'_>> {
+        let ha_proxy = || {
+            let server = self.ha_proxy_server.as_ref()?;
+            Some(Proxy::HaProxy { server, source_address: self.ha_proxy_source_address? })
+        };
+        let socks5 = || {
+            let server = self.socks5_proxy_server.as_ref()?;
+            Some(Proxy::Socks5 {
+                server,
+                source_address: self.socks5_proxy_source_address,
+                credentials: self.credentials(),
+            })
+        };
+        ha_proxy().or_else(socks5)
+    }
+
+    fn credentials(&self) -> Option<Credentials> {
+        Some(Credentials {
+            username: self.socks5_proxy_username.clone()?,
+            password: self.socks5_proxy_password.clone()?,
+        })
+    }
+}
+
+/// By way of what a source connects.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Proxy<'a> {
+    HaProxy {
+        server: &'a ProxyServer,
+        source_address: IpAddr,
+    },
+    /// `source_address`: asked of the proxy, if it isn't to choose (D33).
+    Socks5 {
+        server: &'a ProxyServer,
+        source_address: Option<IpAddr>,
+        credentials: Option<Credentials>,
+    },
+}
+
+impl EgressSource {
+    fn check_proxies(&self, table: &mut Table) {
+        let fits = |text: &str| (1..=255).contains(&text.len());
+        let username = self.socks5_proxy_username.as_deref().is_none_or(fits);
+        table.check("socks5_proxy_username", username, "it must be of 1 to 255 octets");
+        let password = self.socks5_proxy_password.as_ref();
+        let password = password.is_none_or(|password| fits(password.expose()));
+        table.check("socks5_proxy_password", password, "it must be of 1 to 255 octets");
+        if self.ha_proxy_server.is_some() && self.socks5_proxy_server.is_some() {
+            table
+                .warn("socks5_proxy_server", format_args!("ha_proxy_server is used instead of it"));
+        }
+        if let (Some(source), Some(ProxyServer::Address(proxy))) =
+            (self.source_address, self.proxy().map(|proxy| proxy.server().clone()))
+        {
+            let of_one_family = source.is_ipv4() == proxy.is_ipv4();
+            let wrong = "it and the proxy's address are of different families, so that nothing can be reached";
+            table.check("source_address", of_one_family, wrong);
+        }
+    }
+}
+
+impl Proxy<'_> {
+    pub fn server(&self) -> &ProxyServer {
+        match self {
+            Proxy::HaProxy { server, .. } | Proxy::Socks5 { server, .. } => server,
         }
     }
 }
@@ -132,10 +216,19 @@ impl Constructed for EgressSource {
     const OPTIONS: &'static OptionTable = &options::EGRESS_SOURCE;
     fn read(table: &mut Table) -> EgressSource {
         let name = table.required_text("name");
+        table.together("ha_proxy_server", "ha_proxy_source_address");
+        table.together("socks5_proxy_username", "socks5_proxy_password");
+        for key in ["socks5_proxy_source_address", "socks5_proxy_username"] {
+            table.requires(key, "socks5_proxy_server");
+        }
         let source = fields!(table, EgressSource::named(&name), {
-            ehlo_domain source_address remote_port suspend_when_unplumbed
-            suspend_when_proxy_unhealthy ttl
+            ehlo_domain source_address remote_port
+            ha_proxy_server ha_proxy_source_address
+            socks5_proxy_server socks5_proxy_source_address
+            socks5_proxy_username socks5_proxy_password
+            suspend_when_unplumbed suspend_when_proxy_unhealthy ttl
         });
+        source.check_proxies(table);
         table.check("remote_port", source.remote_port != Some(0), "it must be at least 1");
         check_ehlo_domain(table, source.ehlo_domain.as_deref());
         source

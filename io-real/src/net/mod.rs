@@ -42,10 +42,7 @@ impl Network for RealNetwork {
     type Listener = RealListener;
 
     async fn dial(&self, request: DialRequest) -> Result<RealStream, NetError> {
-        let DialRequest { remote, source_address, proxy } = request;
-        if let Some(unspoken) = proxy {
-            match unspoken {}
-        }
+        let DialRequest { remote, source_address } = request;
         let socket = outgoing_socket(remote, source_address)?;
         let tcp = socket
             .connect(remote)

@@ -20,7 +20,7 @@ fn loopback(port: u16) -> SocketAddr {
 }
 
 fn to(remote: SocketAddr) -> DialRequest {
-    DialRequest { remote, source_address: None, proxy: None }
+    DialRequest { remote, source_address: None }
 }
 
 fn self_signed() -> Arc<TlsAccept> {

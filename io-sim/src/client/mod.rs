@@ -179,7 +179,7 @@ impl<N: Network> Client<N> {
 
     async fn dial(&self) -> Option<Dialogue<N::Stream>> {
         let source_address = Some(self.settings.address);
-        let request = DialRequest { remote: self.settings.server, source_address, proxy: None };
+        let request = DialRequest { remote: self.settings.server, source_address };
         let dialled = timeout(self.settings.patience, self.network.dial(request)).await;
         let stream = dialled.ok()?.ok()?;
         Some(Dialogue::new(self.universe.clone(), stream, &self.who, &self.settings))

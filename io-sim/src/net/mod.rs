@@ -396,10 +396,7 @@ impl Network for SimNetwork {
     type Listener = SimListener;
 
     async fn dial(&self, request: DialRequest) -> Result<SimStream, NetError> {
-        let DialRequest { remote, source_address, proxy } = request;
-        if let Some(unspoken) = proxy {
-            match unspoken {}
-        }
+        let DialRequest { remote, source_address } = request;
         let _waiting = self.waiting(WaitKind::Dial);
         self.step().await;
         let target = remote.ip().to_string();

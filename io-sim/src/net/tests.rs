@@ -54,7 +54,7 @@ pub(crate) fn host(universe: &Arc<Universe>, address: IpAddr) -> SimNetwork {
 }
 
 pub(crate) fn request(remote: SocketAddr) -> DialRequest {
-    DialRequest { remote, source_address: None, proxy: None }
+    DialRequest { remote, source_address: None }
 }
 
 /// From the node to a server.

@@ -41,7 +41,7 @@ pub async fn forward(server: Arc<Server>, mut onward: Onward) {
 
 async fn once(server: &Server, onward: &Onward) -> Result<(), Failed> {
     let source_address = Some(server.settings.address.ip());
-    let request = DialRequest { remote: onward.to, source_address, proxy: None };
+    let request = DialRequest { remote: onward.to, source_address };
     let dialled = timeout(PATIENCE, server.network.dial(request)).await;
     let stream = dialled.map_err(|_| Failed::ForNow)?.map_err(|_| Failed::ForNow)?;
     let mut wire = Wire::new(stream);

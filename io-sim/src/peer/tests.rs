@@ -23,7 +23,7 @@ struct Scene {
 
 async fn dial(universe: &Arc<Universe>) -> Wire<SimStream> {
     let network = SimNetwork::of_host(universe, [10, 0, 0, 1].into());
-    let request = DialRequest { remote: address(), source_address: None, proxy: None };
+    let request = DialRequest { remote: address(), source_address: None };
     Wire::new(network.dial(request).await.unwrap())
 }
 

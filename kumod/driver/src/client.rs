@@ -2,6 +2,7 @@
 //! `core::smtp::client` over the connection that answers, and tells the engine what became of each delivery.
 //! Invariant: what the engine hears goes through the [`Fence`]; once that is shut, nothing this task says reaches it. Every wait
 //! has the machine's deadline or one of its own.
+use crate::dial::{self, Dialled, NotDialled};
 use crate::local;
 use crate::plan;
 use crate::shared::{Attempt, Connection, Ending, LoadError, Shared, lock};
@@ -14,10 +15,12 @@ use kumo_core::log::{PeerAddress, SourceAddress};
 use kumo_core::marks::{Mark, reached};
 use kumo_core::message::Message;
 use kumo_core::mx::{Candidate, Plan};
-use kumo_core::port::{DialRequest, NetErrorKind, Network, Stream, TlsInfo};
+use kumo_core::port::{Network, Stream, TlsInfo};
+use kumo_core::proxy::connect::{self, Blame};
 use kumo_core::recipients::RecipientSet;
 use kumo_core::smtp::client::{Closed, Fate, Input, Job, Output, Report, Session, Settings};
 use kumo_core::smtp::reply::Reply;
+use kumo_core::source_health::SourceFailure;
 use kumo_core::time::{Duration, Mono};
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
@@ -171,6 +174,14 @@ impl<W: World> Link<W> {
     pub async fn ready(&self) {
         if self.fence.is_open() {
             self.shared.tell_engine(EngineInput::SessionReady { session: self.id }).await;
+        }
+    }
+
+    /// The engine may end this session for it.
+    async fn source_failed(&self, failure: SourceFailure) {
+        if self.fence.is_open() {
+            let session = self.id;
+            self.shared.tell_engine(EngineInput::SourceFailed { session, failure }).await;
         }
     }
 
@@ -353,17 +364,12 @@ fn connect_failed<W: World>(link: &Link<W>, why: &str) -> End {
 pub(crate) fn connection_of<W: World>(
     link: &Link<W>,
     candidate: Option<&Candidate>,
-    local: Option<std::net::SocketAddr>,
+    source_address: Option<SourceAddress>,
     tls: Option<TlsInfo>,
 ) -> Connection {
     let peer = candidate.map(|candidate| PeerAddress {
         name: candidate.host.clone(),
         addr: candidate.address.ip().to_string(),
-    });
-    let source_address = local.map(|local| SourceAddress {
-        address: local.to_string(),
-        server: None,
-        protocol: None,
     });
     let protocol = match &*link.target.protocol {
         DeliveryProtocol::Smtp { .. } if link.target.path.use_lmtp => "LMTP",
@@ -390,7 +396,7 @@ enum Tried {
     Ended(End),
     Failed {
         why: String,
-        address_missing: bool,
+        blame: Blame,
     },
     /// TLS doesn't work there: once more without.
     BrokenTls {
@@ -404,7 +410,7 @@ async fn smtp<W: World>(
     commands: &mut mpsc::Receiver<Command>,
 ) -> End {
     let mut errors: Vec<String> = Vec::new();
-    let mut address_missing = false;
+    let mut blames = Vec::new();
     for candidate in &candidates {
         let path = &link.target.path;
         let now = link.shared.now().mono;
@@ -425,15 +431,19 @@ async fn smtp<W: World>(
         }
         match tried {
             Tried::Ended(end) => return end,
-            Tried::Failed { why, address_missing: missing } => {
-                address_missing |= missing;
+            Tried::Failed { why, blame } => {
+                blames.push(blame);
                 errors.push(format!("{}/{}: {why}", candidate.host, candidate.address.ip()));
             }
-            Tried::BrokenTls { why } => errors.push(why),
+            Tried::BrokenTls { why } => {
+                blames.push(Blame::Other);
+                errors.push(why);
+            }
         }
     }
-    let mut end = connect_failed(link, &errors.join("; "));
-    if address_missing {
+    let hint = connect::hint(&blames);
+    let mut end = connect_failed(link, &format!("{hint}{}", errors.join(", ")));
+    if blames.contains(&Blame::Unplumbed) {
         end.cause = CloseCause::AddressNotAvailable;
     }
     end
@@ -446,20 +456,16 @@ async fn try_candidate<W: World>(
     commands: &mut mpsc::Receiver<Command>,
 ) -> Tried {
     let path = &link.target.path;
-    let source_address = link.target.source.source_address;
-    let request = DialRequest { remote: candidate.address, source_address, proxy: None };
-    let dialled = timeout(path.connect_timeout, link.shared.world.network().dial(request)).await;
-    let stream = match dialled {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            let address_missing = error.kind == NetErrorKind::AddressNotAvailable;
-            return Tried::Failed { why: error.to_string(), address_missing };
-        }
-        Err(_) => {
-            let why = format!("no connection within {:?}", path.connect_timeout);
-            return Tried::Failed { why, address_missing: false };
+    let dialled = match dial::dial(link, candidate.address).await {
+        Ok(dialled) => dialled,
+        Err(NotDialled { why, blame, counts }) => {
+            if let Some(failure) = counts {
+                link.source_failed(failure).await;
+            }
+            return Tried::Failed { why, blame };
         }
     };
+    let Dialled { stream, rest, source_address } = dialled;
     let source = &link.target.source;
     let ehlo_domain = path.ehlo_domain.as_deref().or(source.ehlo_domain.as_deref());
     let settings = Settings {
@@ -468,14 +474,12 @@ async fn try_candidate<W: World>(
         host: candidate.host.clone(),
         skip_tls,
     };
-    let local = stream.local_address();
     let dialogue = Dialogue {
         link,
-        candidate,
-        connection: Arc::new(connection_of(link, Some(candidate), local, None)),
+        connection: Arc::new(connection_of(link, Some(candidate), source_address, None)),
         machine: Session::new(settings),
         stream: Some(stream),
-        input: BytesMut::new(),
+        input: rest,
         delivery: None,
         was_ready: false,
         writable: true,
@@ -487,7 +491,6 @@ async fn try_candidate<W: World>(
 /// The machine and its connection.
 struct Dialogue<'a, W: World> {
     link: &'a Link<W>,
-    candidate: &'a Candidate,
     connection: Arc<Connection>,
     machine: Session,
     /// `None` only while it is being upgraded.
@@ -510,6 +513,9 @@ enum Event {
 impl<W: World> Dialogue<'_, W> {
     async fn run(mut self, commands: &mut mpsc::Receiver<Command>) -> Tried {
         self.handle(Input::Connected);
+        if !self.input.is_empty() {
+            self.take_input();
+        }
         loop {
             if let Some(closed) = self.perform().await {
                 return self.closed(closed).await;
@@ -518,12 +524,7 @@ impl<W: World> Dialogue<'_, W> {
                 Event::Command(Some(command)) => self.obey(command).await,
                 // The engine's loop is gone, and the process with it.
                 Event::Command(None) => self.handle(Input::Abort),
-                Event::Read(true) => {
-                    let input = std::mem::take(&mut self.input);
-                    self.handle(Input::Bytes(&input));
-                    self.input = input;
-                    self.input.clear();
-                }
+                Event::Read(true) => self.take_input(),
                 Event::Read(false) => self.handle(Input::Ended),
                 Event::Tick => self.tick(),
             }
@@ -533,6 +534,13 @@ impl<W: World> Dialogue<'_, W> {
     fn handle(&mut self, input: Input<'_>) {
         let now = self.link.shared.now();
         self.machine.handle(now, input);
+    }
+
+    fn take_input(&mut self) {
+        let input = std::mem::take(&mut self.input);
+        self.handle(Input::Bytes(&input));
+        self.input = input;
+        self.input.clear();
     }
 
     async fn next_event(&mut self, commands: &mut mpsc::Receiver<Command>) -> Event {
@@ -691,11 +699,9 @@ impl<W: World> Dialogue<'_, W> {
         let upgraded = timeout(patience, stream.upgrade_client(connect)).await;
         let done = match upgraded {
             Ok(Ok((stream, info))) => {
-                let local = stream.local_address();
                 self.stream = Some(stream);
                 let tls = Some(info.clone());
-                self.connection =
-                    Arc::new(connection_of(self.link, Some(self.candidate), local, tls));
+                self.connection = Arc::new(Connection { tls, ..(*self.connection).clone() });
                 Ok(info)
             }
             Ok(Err(error)) => Err(error.to_string()),
@@ -711,7 +717,7 @@ impl<W: World> Dialogue<'_, W> {
         match closed {
             Closed::NeverReady { why, tls_failed: true } => Tried::BrokenTls { why },
             Closed::NeverReady { why, tls_failed: false } => {
-                Tried::Failed { why, address_missing: false }
+                Tried::Failed { why, blame: Blame::Other }
             }
             Closed::Broken { why } => {
                 tracing::debug!(ready_queue = %self.link.target.ready_queue, "connection lost: {why}");

@@ -41,6 +41,9 @@ pub struct Counters {
     pub esmtp_listener: Service,
     pub http_listener: Service,
     pub smtp_client: Service,
+    /// Of outgoing connections: the source's address is on no interface; and addresses of proxies that couldn't be used.
+    pub bind_failures: Counter,
+    pub proxy_connection_failures: Counter,
     /// Batches handed to the spool with sync, and messages in them.
     pub synced_batches: Counter,
     pub committed_messages: Counter,

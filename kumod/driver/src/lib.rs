@@ -21,6 +21,7 @@ mod committer;
 mod concluder;
 pub mod conformance;
 pub mod counters;
+mod dial;
 mod engine_loop;
 mod enumeration;
 pub mod health;

@@ -4,6 +4,7 @@ mod found;
 mod health;
 mod memory;
 mod options;
+mod proxies;
 
 use bytes::Bytes;
 use kumo_core::config::EsmtpListener;
@@ -65,7 +66,7 @@ async fn say(stream: &mut Pipe, line: &str) -> String {
 }
 
 async fn client(network: &MemoryNetwork) -> Pipe {
-    let request = DialRequest { remote: here(), source_address: None, proxy: None };
+    let request = DialRequest { remote: here(), source_address: None };
     let mut stream = network.dial(request).await.unwrap();
     assert!(reply(&mut stream).await.starts_with("220 "));
     assert!(say(&mut stream, "EHLO client.example\r\n").await.contains("PIPELINING"));

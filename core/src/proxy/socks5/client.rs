@@ -35,8 +35,10 @@ pub struct Request {
 pub enum Output {
     Send(Vec<u8>),
     /// From here on the connection is the destination's; `rest` is what it has said already.
+    /// `from`: the address that the destination sees, if the proxy says it.
     Done {
         rest: Vec<u8>,
+        from: Option<SocketAddr>,
     },
     Failed {
         blame: Blame,
@@ -204,7 +206,11 @@ impl Handshake {
             }
             (_, ReplyCode::SUCCEEDED) => {
                 self.stage = Stage::Over;
-                Ok(Some(Output::Done { rest: core::mem::take(&mut self.input) }))
+                let from = match message.destination {
+                    Destination::Address(from) if !from.ip().is_unspecified() => Some(from),
+                    _ => None,
+                };
+                Ok(Some(Output::Done { rest: core::mem::take(&mut self.input), from }))
             }
             _ => {
                 let to = Destination::Address(self.request.destination);

@@ -321,7 +321,13 @@ mod tests {
     #[test]
     fn both_ends_of_ours_understand_each_other() {
         let (end, asked) = shake(request(None, None), &WELL, 100);
-        assert_eq!(end, client::Output::Done { rest: b"220 hello".to_vec() });
+        assert_eq!(
+            end,
+            client::Output::Done {
+                rest: b"220 hello".to_vec(),
+                from: Some("192.0.2.1:40000".parse().unwrap())
+            }
+        );
         assert!(matches!(&asked[..], [Output::Connect { source: None, .. }, Output::Relay { .. }]));
         let (_, asked) = shake(request(Some("192.0.2.5"), None), &WELL, 100);
         let source: IpAddr = "192.0.2.5".parse().unwrap();
@@ -424,7 +430,9 @@ mod tests {
             let request = request(source, password.then_some("sesame"));
             // How much of the destination's greeting comes with the last reply is a matter of pieces.
             let without_rest = |(end, asked): (client::Output, Vec<Output>)| match end {
-                client::Output::Done { .. } => (client::Output::Done { rest: Vec::new() }, asked),
+                client::Output::Done { from, .. } => {
+                    (client::Output::Done { rest: Vec::new(), from }, asked)
+                }
                 failed => (failed, asked),
             };
             let whole = without_rest(shake(request.clone(), &world, 1000));

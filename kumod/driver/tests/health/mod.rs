@@ -24,7 +24,7 @@ fn quick_config() -> NodeConfig {
 }
 
 async fn banner(world: &MemoryWorld) -> String {
-    let request = DialRequest { remote: here(), source_address: None, proxy: None };
+    let request = DialRequest { remote: here(), source_address: None };
     let mut stream = world.network.dial(request).await.unwrap();
     reply(&mut stream).await
 }

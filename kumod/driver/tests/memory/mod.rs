@@ -6,7 +6,7 @@ use kumo_core::config::queue::{DeliveryProtocol, MxListEntry};
 use kumo_core::config::{EgressPath, EgressPool, EgressSource, PoolEntry, QueueConfig};
 use kumo_core::engine::{Answer, Question, RequeueAnswer, ResolvedPool};
 use kumo_core::id::SpoolId;
-use kumo_core::log::RecordKind;
+use kumo_core::log::{RecordKind, SourceAddress};
 use kumo_core::message::Message;
 use kumo_core::port::*;
 use kumo_core::smtp::server;
@@ -383,6 +383,7 @@ pub struct Line {
     pub recipients: Vec<String>,
     pub peer: Option<String>,
     pub provider: Option<String>,
+    pub source_address: Option<SourceAddress>,
 }
 
 /// The log. While it is `unsettled`, what is recorded isn't on disk yet; while it `fails`, it never will be.
@@ -403,6 +404,7 @@ impl Recorder for Lines {
             recipients: event.recipients.iter().map(|r| r.as_str().to_string()).collect(),
             peer: event.peer_address.map(|peer| peer.name),
             provider: event.provider.map(Into::into),
+            source_address: event.source_address,
         });
     }
 

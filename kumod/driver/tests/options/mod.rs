@@ -48,7 +48,7 @@ async fn a_listener_has_its_own_name_and_its_number_of_connections() {
     config.listeners[0].hostname = Some("mx.example".into());
     config.listeners[0].max_connections = 1;
     let node = Node::start(world.clone(), config).await.unwrap();
-    let request = DialRequest { remote: here(), source_address: None, proxy: None };
+    let request = DialRequest { remote: here(), source_address: None };
     let mut first = world.network.dial(request.clone()).await.unwrap();
     assert_eq!(reply(&mut first).await, "220 mx.example kumod\r\n");
     let mut second = world.network.dial(request).await.unwrap();
@@ -103,7 +103,7 @@ async fn a_host_that_does_not_answer_costs_connect_timeout() {
     send_one(&world).await;
     until("a failure", || kinds(&world).len() == 2).await;
     let text = world.lines.lines.lock().unwrap()[1].text.clone();
-    assert!(text.contains("no connection within 200ms"), "{text}");
+    assert!(text.contains("no connection to 192.0.2.8:25 within 200ms"), "{text}");
     timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
 }
 

@@ -148,7 +148,7 @@ struct Connection {
 
 impl Connection {
     async fn open(target: &Target) -> Result<Connection, Lost> {
-        let request = DialRequest { remote: target.address, source_address: None, proxy: None };
+        let request = DialRequest { remote: target.address, source_address: None };
         let dial = timeout(CONNECT_TIMEOUT.min(target.timeout), target.network.dial(request));
         let stream = match dial.await {
             Ok(Ok(stream)) => stream,
