@@ -69,6 +69,7 @@ pub struct SpoolError {
 /// What a scan had to jump over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
+    pub family: Family,
     /// Whose record it is, if the store knows; otherwise there may be several, or none.
     pub id: Option<SpoolId>,
     /// For an operator.
@@ -76,8 +77,8 @@ pub struct Damage {
 }
 
 impl Damage {
-    pub fn somewhere(text: String) -> Damage {
-        Damage { id: None, text }
+    pub fn somewhere(family: Family, text: String) -> Damage {
+        Damage { family, id: None, text }
     }
 }
 

@@ -54,6 +54,8 @@ pub(super) type LastWords = BTreeMap<SpoolId, LastWord>;
 pub(super) struct Batch {
     /// Written again.
     pub redo: LastWords,
+    /// Left out, since a submission in it says something newer of the same messages.
+    pub superseded: LastWords,
     pub submissions: Vec<Submission>,
     /// Stores to be taken back.
     pub undo: Vec<SpoolId>,

@@ -386,9 +386,12 @@ impl Committer {
         }
         // What is said of a message now is newer than what would be said again later; after a removal there is nothing newer.
         if !self.redo.is_empty() {
-            for (id, _) in batch.last_words() {
-                if let Some(LastWord::Update(_)) = self.redo.get(&id) {
-                    self.redo.remove(&id);
+            let newer: Vec<SpoolId> = batch.last_words().map(|(id, _)| id).collect();
+            for id in newer {
+                if let Some(LastWord::Update(_)) = self.redo.get(&id)
+                    && let Some(older) = self.redo.remove(&id)
+                {
+                    batch.superseded.insert(id, older);
                 }
             }
         }
@@ -519,6 +522,8 @@ impl Committer {
     fn turned_away(&mut self, now: Mono, batch: Batch) {
         self.undo.extend(batch.undo);
         self.redo_later(batch.redo);
+        // The newer word may be nobody's any more.
+        self.redo_later(batch.superseded);
         self.orphans.extend(batch.orphans);
         for submission in batch.submissions.into_iter().rev() {
             if !submission.answered {

@@ -14,7 +14,7 @@ const QUIET: Duration = Duration::from_secs(5);
 /// Between probes in trouble, and while room is waited for.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Kinds of damage that are told apart.
-const KNOWN_DAMAGE: usize = 256;
+pub(super) const KNOWN_DAMAGE: usize = 256;
 /// Between notices of errors that keep coming.
 const NOTICE_EVERY: Duration = Duration::from_secs(5);
 
@@ -190,6 +190,9 @@ impl Gate {
         let State::Latched(latched) = &self.state else { return None };
         let next = match latched.cause {
             _ if latched.is_stuck => "it couldn't be closed: restart kumod".to_string(),
+            Cause::Damaged if !self.config.allow_unlatch => {
+                "allow_error_unlatch is false: stop kumod and run kumod spool check --repair".into()
+            }
             _ if !self.config.allow_unlatch => "allow_error_unlatch is false: restart kumod".into(),
             Cause::NoSpace if !self.has_room => "it waits for room on its file system".into(),
             Cause::NoSpace => "there is room again, and a probe is to prove it".into(),
@@ -208,7 +211,7 @@ impl Gate {
     pub fn handle(&mut self, now: Mono, input: Input<'_>) {
         match input {
             Input::Failed { call, kind, text } => {
-                if call == Call::Write || self.is_news(kind, text) {
+                if call == Call::Write || self.is_read_news(kind, text) {
                     self.failed(now, kind, text);
                 } else {
                     self.errors += 1;
@@ -254,10 +257,15 @@ impl Gate {
 
     // ---- Errors ----------------------------------------------------------------------------------------
 
-    /// Whether a read's error isn't that of damage which has shut the gate before.
-    fn is_news(&self, kind: SpoolErrorKind, text: &str) -> bool {
-        let is_damage = matches!(kind, SpoolErrorKind::Corruption | SpoolErrorKind::Io);
-        !is_damage || !self.known.contains(damaged_part(text))
+    /// Whether a read's error isn't that of damage which has shut the gate before. What else fails reads says nothing new of a shut gate,
+    /// and must not put off its opening.
+    fn is_read_news(&self, kind: SpoolErrorKind, text: &str) -> bool {
+        match kind {
+            SpoolErrorKind::Corruption | SpoolErrorKind::Io => {
+                self.known.len() < KNOWN_DAMAGE && !self.known.contains(damaged_part(text))
+            }
+            _ => !self.is_latched(),
+        }
     }
 
     fn know(&mut self, damage: &str) {

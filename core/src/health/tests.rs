@@ -1,4 +1,5 @@
 //! The gate's rules one by one, then all of them over arbitrary courses of events; the disk guard's edges.
+use super::gate::KNOWN_DAMAGE;
 use super::*;
 use crate::port::{FreeSpace, SpoolError, SpoolErrorKind};
 use crate::time::{Duration, Mono};
@@ -147,6 +148,31 @@ fn a_damaged_table_is_the_same_damage_in_whatever_words_it_is_named() {
     assert!(!bench.latched_after(Duration::from_secs(300)));
     bench.input(Input::Failed { call: Call::Read, kind, text });
     assert!(!bench.gate.is_latched());
+}
+
+#[test]
+fn reads_that_fail_while_it_is_shut_do_not_put_off_its_opening() {
+    for kind in [SpoolErrorKind::NoSpace, SpoolErrorKind::Other] {
+        let mut bench = Bench::new(config());
+        bench.input(Input::Failed { call: Call::Write, kind: SpoolErrorKind::Io, text: "x" });
+        for _ in 0..299 {
+            bench.pass(SECOND);
+            bench.input(Input::Failed { call: Call::Read, kind, text: "it isn't open" });
+        }
+        assert!(!bench.latched_after(SECOND), "{kind:?}");
+    }
+}
+
+#[test]
+fn more_damage_than_can_be_told_apart_shuts_it_no_more() {
+    let mut bench = Bench::new(config());
+    let kind = SpoolErrorKind::Corruption;
+    for number in 0..KNOWN_DAMAGE + 10 {
+        let text = alloc::format!("/spool/{number:06}.sst is damaged");
+        bench.input(Input::Failed { call: Call::Read, kind, text: &text });
+        assert_eq!(bench.gate.is_latched(), number < KNOWN_DAMAGE, "{number}");
+        bench.latched_after(Duration::from_secs(300));
+    }
 }
 
 #[test]

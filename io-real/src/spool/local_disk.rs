@@ -243,7 +243,12 @@ impl LocalDisk {
         Ok(())
     }
 
-    fn read_values(&self, keys: &[SpoolId], page: &mut ScanPage) -> Result<(), SpoolError> {
+    fn read_values(
+        &self,
+        family: Family,
+        keys: &[SpoolId],
+        page: &mut ScanPage,
+    ) -> Result<(), SpoolError> {
         let mut octets = 0;
         for key in keys {
             if octets >= limits::SCAN_PAGE_OCTETS {
@@ -259,7 +264,7 @@ impl LocalDisk {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
                     let text = damage(&self.path_of(*key), error)?;
-                    page.damaged.push(Damage { id: Some(*key), text });
+                    page.damaged.push(Damage { family, id: Some(*key), text });
                 }
             }
         }
@@ -335,6 +340,7 @@ impl Backend for LocalDisk {
         self.check_open()?;
         let limit = request.limit.max(1);
         let mut walk = Walk {
+            family: request.family,
             from: request.from.map_or(String::new(), |key| key.to_string()),
             wanted: limit.saturating_add(1),
             keys: Vec::new(),
@@ -351,7 +357,7 @@ impl Backend for LocalDisk {
         }
         match request.keys_only {
             true => page.entries.extend(walk.keys.iter().map(|key| (*key, Bytes::new()))),
-            false => self.read_values(&walk.keys, &mut page)?,
+            false => self.read_values(request.family, &walk.keys, &mut page)?,
         }
         Ok(Scanned { page, gap: None })
     }
@@ -392,6 +398,7 @@ impl Unsynced {
 
 /// A walk through the folders in the order of their names, which is the order of the keys.
 struct Walk {
+    family: Family,
     /// Digits of the first key that is wanted.
     from: String,
     wanted: usize,
@@ -408,7 +415,7 @@ impl Walk {
             // Pruned since its parent was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => {
-                self.damaged.push(Damage::somewhere(damage(folder, error)?));
+                self.damaged.push(Damage::somewhere(self.family, damage(folder, error)?));
                 return Ok(());
             }
         };

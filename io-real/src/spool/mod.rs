@@ -147,7 +147,7 @@ impl RealSpool {
             Ok(Some(value)) => page.entries.push((id, value)),
             Err(error) if is_damage(&error) => {
                 let text = format!("{id} can't be read: {error}");
-                page.damaged.push(Damage { id: Some(id), text });
+                page.damaged.push(Damage { family: request.family, id: Some(id), text });
             }
             Err(error) => return Err(error),
         }

@@ -17,6 +17,7 @@ mod wal;
 
 use super::lock::LockFile;
 use super::store::{Backend, Found, MemoryBudget, Purpose, ScanRequest, Scanned, closed, io_error};
+use crate::folder;
 use bytes::Bytes;
 use kumo_core::config::service::RocksParams;
 use kumo_core::id::SpoolId;
@@ -112,6 +113,22 @@ impl Rocks {
         }
     }
 
+    /// Another one like it takes as much room again, for what of it can be read.
+    fn check_room_for_another(&self) -> Result<(), SpoolError> {
+        let asking = |error| io_error(&self.path, "asking how much room there is", &error);
+        let needed = kept::octets_of_tables(&self.path).map_err(asking)?;
+        let free = folder::free_space(&self.path).map_err(asking)?.octets;
+        if free >= needed {
+            return Ok(());
+        }
+        let text = format!(
+            "rocksdb at {}: making it anew of what can be read may take {needed} octets, and {free} are free: make room and \
+             repair it again",
+            self.path.display()
+        );
+        Err(SpoolError { kind: SpoolErrorKind::NoSpace, text })
+    }
+
     /// `between`: while it is closed.
     fn open_anew(
         &self,
@@ -168,7 +185,7 @@ impl Backend for Rocks {
 
     fn replace(&self) -> Result<(), SpoolError> {
         self.open_anew(|| {
-            mend::take_its_place(&self.path)
+            mend::take_its_place(&self.path, mend::Newcomer::BegunAnew)
                 .map_err(|error| io_error(&self.path, "putting the new database in place", &error))
         })
     }
@@ -180,7 +197,17 @@ impl Backend for Rocks {
         kept.map(Some).map_err(keeping)
     }
 
+    fn give_up_anew(&self) -> Result<(), SpoolError> {
+        let removing = |error| io_error(&self.path, "removing mending-unfinished", &error);
+        mend::clean_up(&self.path).map_err(removing)
+    }
+
+    fn is_well_again(&self) -> Result<(), SpoolError> {
+        self.forget_damage()
+    }
+
     fn begin_anew(&self) -> Result<Option<Arc<dyn Backend>>, SpoolError> {
+        self.check_room_for_another()?;
         let names: Vec<&str> = self.families.iter().map(|(family, _)| name(*family)).collect();
         let begun = mend::begin_anew(&self.path, &names, self.opening(options::Leniency::NONE)?);
         let what = "making a new database";
@@ -216,6 +243,7 @@ impl Backend for Rocks {
     }
 
     fn compact(&self, family: Family) -> Result<(), SpoolError> {
+        self.check_may_compact()?;
         self.with(|database| {
             let handle = handle(database, family);
             database.flush_cf(handle)?;

@@ -56,6 +56,14 @@ pub(super) trait Backend: Send + Sync + 'static {
     fn begin_anew(&self) -> Result<Option<Arc<dyn Backend>>, SpoolError> {
         Ok(None)
     }
+    /// What was begun anew has come to nothing.
+    fn give_up_anew(&self) -> Result<(), SpoolError> {
+        Ok(())
+    }
+    /// A repair found nothing in it that can't be read, or has put another in its place.
+    fn is_well_again(&self) -> Result<(), SpoolError> {
+        Ok(())
+    }
     /// By the one that was begun anew, filled, and closed.
     fn replace(&self) -> Result<(), SpoolError> {
         Ok(())
@@ -151,6 +159,14 @@ impl Store {
     pub async fn begin_anew(&self) -> Result<Option<Store>, SpoolError> {
         let backend = self.read(|backend| backend.begin_anew()).await?;
         backend.map(|backend| Store::over(&self.directory, backend)).transpose()
+    }
+
+    pub async fn give_up_anew(&self) -> Result<(), SpoolError> {
+        self.read(|backend| backend.give_up_anew()).await
+    }
+
+    pub async fn is_well_again(&self) -> Result<(), SpoolError> {
+        self.read(|backend| backend.is_well_again()).await
     }
 
     pub async fn replace(&self) -> Result<(), SpoolError> {

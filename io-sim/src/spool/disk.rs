@@ -324,7 +324,7 @@ impl Disk {
                     page.entries.push((key.1, value));
                 }
                 Way::Jump(line) if page.damaged.iter().any(|damage| damage.text == line) => {}
-                Way::Jump(line) => page.damaged.push(port::Damage::somewhere(line)),
+                Way::Jump(line) => page.damaged.push(port::Damage::somewhere(family, line)),
             }
         }
         Ok(page)

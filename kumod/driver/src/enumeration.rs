@@ -10,7 +10,7 @@ use kumo_core::engine::{Admission, Input, InsertReason};
 use kumo_core::health::Call;
 use kumo_core::id::SpoolId;
 use kumo_core::marks::{Mark, reached};
-use kumo_core::port::{Family, ScanPage, Spool};
+use kumo_core::port::{Damage, Family, ScanPage, Spool};
 use kumo_core::queue_name;
 use kumo_core::record::{MetaRecord, decode_meta};
 use kumo_core::time::{Duration, Mono};
@@ -67,17 +67,7 @@ async fn admit_all<W: World>(shared: &Shared<W>, started: Mono, progress: &mut P
     loop {
         let Some(page) = page(shared, Family::Meta, from, false).await else { return false };
         progress.damaged |= !page.damaged.is_empty();
-        for damage in &page.damaged {
-            reached(Mark::ScanDamaged);
-            shared.health.damaged(shared.now().mono, Family::Meta, &damage.text);
-            match damage.id {
-                None => tracing::error!("a part of the spool can't be read: {}", damage.text),
-                Some(id) => {
-                    progress.failed += 1;
-                    let _: LoadError = shared.damaged(id, &damage.text);
-                }
-            }
-        }
+        progress.failed += tell_damage(shared, &page.damaged);
         for (id, value) in page.entries {
             if id == SpoolId::PROBE {
                 remove(shared, id).await;
@@ -111,6 +101,24 @@ async fn admit_all<W: World>(shared: &Shared<W>, started: Mono, progress: &mut P
             None => return true,
         }
     }
+}
+
+/// How many messages it names.
+fn tell_damage<W: World>(shared: &Shared<W>, damaged: &[Damage]) -> u64 {
+    let mut named = 0;
+    for Damage { family, id, text } in damaged {
+        reached(Mark::ScanDamaged);
+        shared.health.damaged(shared.now().mono, *family, text);
+        match id {
+            // What this life made is the engine's, and whoever needs it will read it.
+            Some(id) if !shared.made(*id) => {
+                named += 1;
+                let _: LoadError = shared.damaged(*id, text);
+            }
+            _ => tracing::error!("a part of the spool can't be read: {text}"),
+        }
+    }
+    named
 }
 
 fn admission(id: SpoolId, record: &MetaRecord, names: &mut HashMap<String, Arc<str>>) -> Admission {
@@ -158,6 +166,7 @@ async fn page<W: World>(
 async fn sweep<W: World>(shared: &Arc<Shared<W>>) {
     let mut from = None;
     while let Some(page) = page(shared, Family::Data, from, true).await {
+        tell_damage(shared, &page.damaged);
         let old: Vec<SpoolId> =
             page.entries.into_iter().map(|(id, _)| id).filter(|id| !shared.made(*id)).collect();
         for id in not_held(shared, old).await {

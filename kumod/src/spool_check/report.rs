@@ -65,6 +65,9 @@ impl Report {
             let quarantine = repair.quarantine.display();
             line(text, &format!("{removed} removed, after {records} went to {quarantine}"));
         }
+        if let Some(why) = &repair.not_rewritten {
+            line(text, &format!("the database wasn't made anew, and is as it was: {why}"));
+        }
         if !repair.rewritten.is_empty() {
             let records = count(repair.records_rewritten, "record", "records");
             line(text, &format!("what could be read, {records}, went to a database made anew"));
@@ -111,6 +114,7 @@ impl Report {
                 "rewritten": repair.rewritten.iter().map(|family| name(*family)).collect::<Vec<_>>(),
                 "kept": repair.kept.iter().map(|kept| kept.display().to_string()).collect::<Vec<_>>(),
                 "stopped": repair.stopped,
+                "not_rewritten": repair.not_rewritten,
             })
         });
         let report = json!({
@@ -131,7 +135,8 @@ impl Report {
     }
 
     fn stopped(&self) -> Option<&str> {
-        self.findings.repair.as_ref()?.stopped.as_deref()
+        let repair = self.findings.repair.as_ref()?;
+        repair.stopped.as_deref().or(repair.not_rewritten.as_deref())
     }
 }
 
@@ -243,6 +248,7 @@ mod tests {
             records_rewritten: 0,
             rewritten: [].into(),
             stopped: Some("no space".into()),
+            not_rewritten: None,
         });
         let report = report(findings);
         let id = "ab".repeat(16);

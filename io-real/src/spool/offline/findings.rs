@@ -54,6 +54,8 @@ pub struct Repair {
     pub rewritten: BTreeSet<Family>,
     /// Why nothing more was repaired from some point on.
     pub stopped: Option<String>,
+    /// Why a damaged database wasn't made anew.
+    pub not_rewritten: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +109,9 @@ impl Findings {
     pub fn outcome(&self) -> Outcome {
         let is_damaged = self.wrong > 0 || self.may_lack_records();
         match &self.repair {
-            Some(Repair { stopped: Some(_), .. }) => Outcome::Damaged,
+            Some(Repair { stopped: Some(_), .. } | Repair { not_rewritten: Some(_), .. }) => {
+                Outcome::Damaged
+            }
             _ if !is_damaged => Outcome::Whole,
             // Opening it to repair has dealt with the logs.
             Some(Repair { rewritten, .. })
@@ -174,6 +178,7 @@ mod tests {
             records_rewritten: 0,
             rewritten: BTreeSet::new(),
             stopped: None,
+            not_rewritten: None,
         };
         let mut findings = Findings { repair: Some(repair), ..Findings::default() };
         findings.add(id(1), Verdict::Orphan);

@@ -126,6 +126,7 @@ impl OfflineSpool {
             records_rewritten: 0,
             rewritten: BTreeSet::new(),
             stopped: None,
+            not_rewritten: None,
         })
     }
 

@@ -1,12 +1,13 @@
 //! Databases with parts that can't be read are made anew of what can be read: RocksDB has no way to take a damaged block out, and its own
 //! compaction would stop at it.
 //! Invariants: by then what is wrong has been exported and removed, and what can't be read is kept aside. A database is
-//! as it was until the new one has all of its records, synced; from then on it is the new one.
+//! as it was until the new one has all messages that were met before, in tables and synced; from then on it is the new one.
 use super::walk::{Half, Walk};
 use super::{Findings, OfflineSpool};
 use crate::spool::store::Store;
 use kumo_core::config::service::SpoolKind;
 use kumo_core::port::{Family, SpoolError, SpoolErrorKind, SpoolOperation, SyncMode};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
@@ -35,37 +36,76 @@ impl OfflineSpool {
         if repair.stopped.is_some() {
             return;
         }
-        if let Err(error) = self.rewrite(findings, progress).await
-            && let Some(repair) = &mut findings.repair
+        let mut all = Vec::new();
+        let rewritten = self.rewrite(&mut all, findings, progress).await;
+        let given_up = self.give_up(all).await;
+        let Some(repair) = &mut findings.repair else { return };
+        if let Err(error) = rewritten
+            .and(given_up)
+            .and(self.forget_damage(&findings.unreadable_in, &repair.rewritten).await)
         {
-            repair.stopped = Some(error.text);
+            repair.not_rewritten = Some(error.text);
         }
     }
 
-    async fn rewrite(
-        &self,
-        findings: &mut Findings,
-        progress: &mut impl FnMut(&Findings),
-    ) -> Result<(), SpoolError> {
-        let mut all = self.begin(findings).await?;
-        if all.is_empty() {
-            return Ok(());
-        }
-        let Some(repair) = &mut findings.repair else { return Ok(()) };
-        self.keep_aside(repair).await?;
-        self.copy(&mut all, findings, progress).await?;
-        for Rewriting { old, new, families, .. } in all {
+    /// What is left to be done after an error takes room that may be wanted.
+    async fn give_up(&self, all: Vec<Rewriting<'_>>) -> Result<(), SpoolError> {
+        for Rewriting { old, new, .. } in all {
             new.close().await?;
-            old.replace().await?;
-            if let Some(repair) = &mut findings.repair {
-                repair.rewritten.extend(families);
+            old.give_up_anew().await?;
+        }
+        Ok(())
+    }
+
+    async fn forget_damage(
+        &self,
+        unreadable: &BTreeSet<Family>,
+        rewritten: &BTreeSet<Family>,
+    ) -> Result<(), SpoolError> {
+        for (store, families) in self.stores() {
+            let is_well = |family| !unreadable.contains(family) || rewritten.contains(family);
+            if families.iter().all(is_well) {
+                store.is_well_again().await?;
             }
         }
         Ok(())
     }
 
-    async fn begin(&self, findings: &Findings) -> Result<Vec<Rewriting<'_>>, SpoolError> {
-        let mut all = Vec::new();
+    /// What is left in `all` hasn't taken its place.
+    async fn rewrite<'a>(
+        &'a self,
+        all: &mut Vec<Rewriting<'a>>,
+        findings: &mut Findings,
+        progress: &mut impl FnMut(&Findings),
+    ) -> Result<(), SpoolError> {
+        self.begin(all, findings).await?;
+        if all.is_empty() {
+            return Ok(());
+        }
+        if let Some(repair) = &mut findings.repair {
+            self.keep_aside(repair).await?;
+        }
+        self.copy(all, findings, progress).await?;
+        while let Some(Rewriting { old, new, families, .. }) = all.last() {
+            // So that its log is empty, and no compaction waits for the next start.
+            for family in *families {
+                new.compact(*family).await?;
+            }
+            new.close().await?;
+            old.replace().await?;
+            if let Some(repair) = &mut findings.repair {
+                repair.rewritten.extend(*families);
+            }
+            all.pop();
+        }
+        Ok(())
+    }
+
+    async fn begin<'a>(
+        &'a self,
+        all: &mut Vec<Rewriting<'a>>,
+        findings: &Findings,
+    ) -> Result<(), SpoolError> {
         for (old, families) in self.stores() {
             let is_damaged = |family: &Family| {
                 findings.unreadable_in.contains(family)
@@ -78,7 +118,7 @@ impl OfflineSpool {
                 all.push(Rewriting { families, old, new, batch: Vec::new(), octets: 0 });
             }
         }
-        Ok(all)
+        Ok(())
     }
 
     async fn copy(
@@ -90,7 +130,9 @@ impl OfflineSpool {
         let mut walk = Walk::new(self);
         // What can't be read has been found before.
         let mut found_before = Findings::default();
+        let mut met = 0;
         while let Some(halves) = walk.next(&mut found_before).await? {
+            met += 1;
             for (family, half) in halves.each() {
                 let Some(rewriting) = all.iter_mut().find(|one| one.families.contains(&family))
                 else {
@@ -106,13 +148,20 @@ impl OfflineSpool {
                             repair.records_rewritten += 1;
                         }
                     }
-                    Half::Unreadable(why) => return Err(unreadable_since(why)),
+                    Half::Unreadable(why) => return Err(changed_its_mind(why)),
                 }
                 if rewriting.octets >= BATCH_OCTETS {
                     rewriting.write().await?;
                 }
             }
             progress(findings);
+        }
+        let removed = findings.repair.as_ref().map_or(0, |repair| repair.messages_removed);
+        let expected = findings.messages() - removed;
+        if met != expected {
+            return Err(changed_its_mind(&format!(
+                "{met} messages are found instead of {expected}"
+            )));
         }
         for rewriting in all {
             rewriting.write().await?;
@@ -139,10 +188,10 @@ impl Rewriting<'_> {
 }
 
 /// The disk changes its mind: whatever is done now may be wrong.
-fn unreadable_since(why: &str) -> SpoolError {
+fn changed_its_mind(why: &str) -> SpoolError {
     let text = format!(
-        "a record that could be read, or had been removed, can't be read any more ({why}): the disk seems to fail, copy the \
-         spool to another one and repair it there"
+        "not all is found again that was found before ({why}): the disk seems to fail, copy the spool to another one and repair it \
+         there"
     );
     SpoolError { kind: SpoolErrorKind::Io, text }
 }

@@ -335,6 +335,88 @@ async fn of_two_databases_only_the_damaged_one_is_rewritten() {
     compacts_well(&home).await;
 }
 
+/// All of a new database is linked but its CURRENT. `flushed`: as a repair does it; an error of the disk may leave it otherwise.
+#[tokio::test]
+async fn an_installation_that_was_cut_short_is_taken_back() {
+    const MESSAGES: u32 = 500;
+    for flushed in [true, false] {
+        let home = Home::shared();
+        in_tables(&home, MESSAGES).await;
+        let spool = OfflineSpool::open_to_repair(&home.folders()).unwrap();
+        let (store, _) = spool.stores()[0];
+        // In the old log, with a number of its own.
+        let delete = |family| SpoolOperation::Delete { family, key: key(0) };
+        store.apply(FAMILIES.map(delete).to_vec(), SyncMode::Synced).await.unwrap();
+        let new = store.begin_anew().await.unwrap().unwrap();
+        new.apply([datas(1..MESSAGES), metas(1..MESSAGES)].concat(), SyncMode::Synced)
+            .await
+            .unwrap();
+        if flushed {
+            for family in FAMILIES {
+                new.compact(family).await.unwrap();
+            }
+        }
+        new.close().await.unwrap();
+        spool.close().await.unwrap();
+        for (path, _) in contents(&home.path("one/mending-unfinished")) {
+            let name = path.file_name().unwrap();
+            let there = home.path("one").join(name);
+            let is_part = |end: &str| name.to_string_lossy().ends_with(end);
+            let begins = ["MANIFEST-", "OPTIONS-"];
+            let begins = begins.iter().any(|begin| name.to_string_lossy().starts_with(begin));
+            if begins || is_part(".sst") || is_part(".log") {
+                fs::hard_link(&path, there).unwrap();
+            }
+        }
+        if flushed {
+            assert_eq!(home.check().await.whole, u64::from(MESSAGES) - 1);
+        }
+        let repaired = home.repair().await;
+        assert_eq!((repaired.whole, repaired.outcome()), (u64::from(MESSAGES) - 1, Outcome::Whole));
+        let again = home.check().await;
+        assert_eq!((again.whole, again.outcome()), (u64::from(MESSAGES) - 1, Outcome::Whole));
+        compacts_well(&home).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_probe_has_left_is_no_message() {
+    for home in Home::of_every_kind() {
+        let probe = |family| put(family, SpoolId::PROBE, Bytes::from_static(b"probe"));
+        let home =
+            home.filled([datas(0..3), metas(0..3), FAMILIES.map(probe).to_vec()].concat()).await;
+        let findings = home.check().await;
+        assert_eq!((findings.whole, findings.outcome()), (3, Outcome::Whole), "{findings:?}");
+    }
+}
+
+/// From one life to the next, until a repair has taken the damage out.
+#[tokio::test]
+async fn damage_is_remembered_until_it_is_repaired() {
+    let home = Home::shared();
+    let table = in_tables(&home, 1_000).await;
+    flip(&table, fs::metadata(&table).unwrap().len() as usize / 2);
+    let is_off = |spool: &RealSpool| spool.properties(Family::Meta).automatic_compaction_off;
+    let spool = home.serve();
+    assert!(!is_off(&spool));
+    let mut from = None;
+    while let Some(next) = spool.scan(Family::Meta, from, 100, false).await.unwrap().next {
+        from = Some(next);
+    }
+    assert!(is_off(&spool));
+    let refused = spool.compact(Family::Meta).await.unwrap_err();
+    assert!(refused.text.contains("kumod spool check --repair"), "{refused}");
+    spool.close().await.unwrap();
+    let spool = home.serve();
+    assert!(is_off(&spool), "in the next life");
+    spool.close().await.unwrap();
+    assert_eq!(home.repair().await.outcome(), Outcome::Mended);
+    let spool = home.serve();
+    assert!(!is_off(&spool));
+    spool.close().await.unwrap();
+    compacts_well(&home).await;
+}
+
 #[tokio::test]
 async fn a_rewriting_that_was_cut_short_has_changed_nothing() {
     const MESSAGES: u32 = 1_000;

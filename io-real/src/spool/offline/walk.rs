@@ -114,6 +114,10 @@ impl<'a, R: Records> Walk<'a, R> {
         let data = self.data.peek(self.records, findings).await?;
         let meta = self.meta.peek(self.records, findings).await?;
         let Some(id) = [data, meta].into_iter().flatten().min() else { return Ok(None) };
+        // The last of all ids, and no message's: what a probe left that was cut short.
+        if id == SpoolId::PROBE {
+            return Ok(None);
+        }
         let data = self.data.take(self.records, id).await?;
         let meta = self.meta.take(self.records, id).await?;
         Ok(Some(Halves { id, data, meta }))

@@ -75,6 +75,11 @@ pub(super) fn is_table(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "sst" || extension == "blob")
 }
 
+pub(super) fn octets_of_tables(database: &Path) -> io::Result<u64> {
+    let tables = files(database)?.into_iter().filter(|file| is_table(file));
+    tables.map(|table| Ok(fs::metadata(table)?.len())).sum()
+}
+
 /// All that a database consists of.
 fn files(database: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = logs(database)?;

@@ -9,6 +9,7 @@ use super::wal::logs;
 use rocksdb::{ColumnFamilyDescriptor, DB, Options};
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const UNFINISHED: &str = "mending-unfinished";
@@ -39,9 +40,34 @@ impl From<rocksdb::Error> for Failure {
 
 /// Removes what is left where mending was cut short. All that is of use of it lies in the database as well.
 pub(super) fn clean_up(database: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(database.join(UNFINISHED)) {
+    let folder = database.join(UNFINISHED);
+    // Without its CURRENT it has taken the database's place, and what was linked is the database's.
+    if folder.join("CURRENT").exists() {
+        unlink_what_was_installed(&folder, database)?;
+    }
+    match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+/// Logs above all: RocksDB would replay one on top of a database that it doesn't belong to. Tables may be the database's own.
+fn unlink_what_was_installed(folder: &Path, database: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let (file, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+        let there = database.join(&name);
+        if is_part(&file) && !kept::is_table(&file) && is_same_file(&file, &there)? {
+            fs::remove_file(there)?;
+        }
+    }
+    File::open(database)?.sync_all()
+}
+
+fn is_same_file(one: &Path, other: &Path) -> io::Result<bool> {
+    match fs::metadata(other) {
+        Ok(other) => Ok(fs::metadata(one)?.ino() == other.ino()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -55,11 +81,22 @@ pub(super) fn in_place(
     kept::make_anew(&folder)?;
     kept::stand_in(database, &folder)?;
     let left_out = mend(&folder, families, opening)?;
-    take_its_place(database)?;
+    take_its_place(database, Newcomer::Mended)?;
     Ok(left_out)
 }
 
-/// An empty database in a folder of its own, whose files have names that no file of this one has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Newcomer {
+    /// Of links and copies: a file that has the same name in both is the same.
+    Mended,
+    /// No file of it has the name of one in the database.
+    BegunAnew,
+}
+
+/// Between the names of the database's files and those of one begun anew.
+const MARGIN: u64 = 1_000_000;
+
+/// An empty database in a folder of its own, whose files have names that no file of this one has or will have.
 pub(super) fn begin_anew(
     database: &Path,
     families: &[&str],
@@ -67,17 +104,17 @@ pub(super) fn begin_anew(
 ) -> Result<PathBuf, Failure> {
     let folder = database.join(UNFINISHED);
     kept::make_anew(&folder)?;
-    let number = highest_number(database)?;
+    let number = highest_number(database)?.saturating_add(MARGIN);
     File::create(folder.join(format!("{number:06}.dbtmp")))?;
     mend(&folder, families, opening)?;
     Ok(folder)
 }
 
 /// What was mended or begun anew becomes the database. Both are closed, and everything in this one has been kept elsewhere.
-pub(super) fn take_its_place(database: &Path) -> io::Result<()> {
+pub(super) fn take_its_place(database: &Path, newcomer: Newcomer) -> io::Result<()> {
     let folder = database.join(UNFINISHED);
     let old_logs = logs(database)?;
-    install(&folder, database)?;
+    install(&folder, database, newcomer)?;
     for log in old_logs {
         fs::remove_file(log)?;
     }
@@ -134,12 +171,12 @@ fn remove_no_key(database: &DB, families: &[&str]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// CURRENT last: with it the database is another one. Of what has the same name in both, it is the same.
-fn install(folder: &Path, database: &Path) -> io::Result<()> {
+/// CURRENT last: with it the database is another one. Until then [`clean_up`] takes it all back.
+fn install(folder: &Path, database: &Path, newcomer: Newcomer) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let (file, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
         let there = database.join(&name);
-        if is_part(&file) && !there.exists() {
+        if is_part(&file) && !(newcomer == Newcomer::Mended && there.exists()) {
             File::open(&file)?.sync_all()?;
             fs::hard_link(&file, &there)?;
         }
@@ -182,6 +219,10 @@ fn highest_number(folder: &Path) -> io::Result<u64> {
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
         let name = name.to_string_lossy();
+        // Those of earlier logs for people bear a date.
+        if name.starts_with("LOG") {
+            continue;
+        }
         let numbers = name.split(['-', '.']).filter_map(|part| part.parse::<u64>().ok());
         highest = numbers.fold(highest, u64::max);
     }

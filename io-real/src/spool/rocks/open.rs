@@ -31,6 +31,7 @@ impl Rocks {
             let cleaning = |error| io_error(&self.path, "removing mending-unfinished", &error);
             mend::clean_up(&self.path).map_err(cleaning)?;
         }
+        self.remember_damage()?;
         let flaw = manifest::examine(&self.path).map_err(reading)?;
         let leniency = self.look_at_logs(wal::examine(&self.path).map_err(reading)?)?;
         match flaw {

@@ -28,7 +28,7 @@ pub(super) fn page(
     while let Some((key, value)) = iterator.item() {
         let Some(id) = spool_id(key) else {
             let text = format!("a key of {} octets, which isn't ours", key.len());
-            page.damaged.push(Damage::somewhere(text));
+            page.damaged.push(Damage::somewhere(request.family, text));
             iterator.next();
             continue;
         };
@@ -55,7 +55,7 @@ pub(super) fn page(
     let end = behind_damage(&mut iterator, first)?;
     let gap = Gap { first: id(first), end: end.map(id) };
     page.next = gap.end;
-    page.damaged.push(Damage::somewhere(describe_gap(gap, &error)));
+    page.damaged.push(Damage::somewhere(request.family, describe_gap(gap, &error)));
     Ok(Scanned { page, gap: Some(gap) })
 }
 
