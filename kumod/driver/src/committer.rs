@@ -5,7 +5,8 @@ use crate::shared::Shared;
 use crate::world::World;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use kumo_core::commit::{
-    CommitConfig, CommitOutcome, Committer, Deadline, Input, Output, Refusal, StageId, Ticket, Work,
+    CommitConfig, CommitOutcome, Committer, Deadline, Input, Output, Refusal, StageId, Ticket,
+    Whose, Work,
 };
 use kumo_core::engine;
 use kumo_core::health::Call;
@@ -22,6 +23,8 @@ use tokio::time::sleep;
 
 /// Taken from the channel at one time.
 const TAKEN_AT_ONCE: usize = 512;
+/// A write that has taken so long is the spool's to answer for, whoever lost patience.
+const SLOW: Duration = Duration::from_secs(1);
 
 pub(crate) struct Submission {
     pub work: Work,
@@ -66,7 +69,8 @@ struct Applied {
 pub(crate) struct CommitterLoop<W: World> {
     shared: Arc<Shared<W>>,
     machine: Committer,
-    waiters: HashMap<Ticket, Waiter>,
+    /// With when it was submitted.
+    waiters: HashMap<Ticket, (Waiter, Mono)>,
     next_ticket: u64,
     stages: FuturesUnordered<Stage>,
 }
@@ -134,7 +138,7 @@ impl<W: World> CommitterLoop<W> {
     fn submit(&mut self, submission: Submission) {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        self.waiters.insert(ticket, submission.waiter);
+        self.waiters.insert(ticket, (submission.waiter, self.shared.now().mono));
         let spool = self.shared.now().mono + self.shared.store_deadline;
         let deadline = Deadline::of(spool, submission.deadline);
         self.machine.submit(ticket, submission.work, deadline);
@@ -194,9 +198,11 @@ impl<W: World> CommitterLoop<W> {
     }
 
     async fn done(&mut self, ticket: Ticket, outcome: CommitOutcome) {
-        let waiter = self.waiters.remove(&ticket).expect("each ticket is done once");
+        let (waiter, since) = self.waiters.remove(&ticket).expect("each ticket is done once");
+        let waited = self.shared.now().mono.since(since);
         match &outcome {
-            CommitOutcome::TimedOut(_) => {
+            // A caller who came late has nothing to say about the spool.
+            CommitOutcome::TimedOut(whose) if *whose == Whose::Spool || waited >= SLOW => {
                 self.shared.health.deadline_used_up(self.shared.now().mono);
             }
             CommitOutcome::Refused(Refusal::Unhealthy) => reached(Mark::RefusedUnhealthy),

@@ -222,12 +222,20 @@ impl Health {
         let mut gate = lock(&store.gate);
         gate.handle(now, input);
         store.is_troubled.store(gate.is_troubled(), Ordering::Relaxed);
-        let shut = gate.is_latched();
-        drop(gate);
-        if shut {
+        if gate.is_latched() {
+            // With the gate held, so that nobody who has seen it open overwrites this.
             self.is_shut.store(true, Ordering::Release);
         }
+        drop(gate);
         self.changed.notify_one();
+    }
+
+    /// Holds all gates meanwhile: what is said here is true of all of them at once.
+    fn look_whether_shut(&self) -> bool {
+        let gates: Vec<_> = self.stores.iter().map(|store| lock(&store.gate)).collect();
+        let shut = gates.iter().any(|gate| gate.is_latched());
+        self.is_shut.store(shut, Ordering::Release);
+        shut
     }
 
     pub fn report(&self, spool: &impl Spool) -> Vec<StoreReport> {

@@ -30,18 +30,32 @@ pub(super) struct Room {
 struct State {
     guard: DiskGuard,
     free: FreeSpace,
+    /// Why it isn't known, as it was last said.
+    unknown: Option<String>,
 }
 
 impl Room {
     pub fn new(folder: GuardedFolder) -> Room {
         let guard = DiskGuard::new(folder.min_free_space, folder.min_free_inodes);
-        Room { path: folder.path, state: Mutex::new(State { guard, free: FreeSpace::default() }) }
+        Room {
+            path: folder.path,
+            state: Mutex::new(State { guard, free: FreeSpace::default(), unknown: None }),
+        }
     }
 
-    pub fn sample(&self, free: FreeSpace) {
+    pub fn sample(&self, look: Result<FreeSpace, &str>) {
         let mut state = lock(&self.state);
-        state.free = free;
         let path = &self.path;
+        let free = match look {
+            Ok(free) => free,
+            Err(why) if state.unknown.as_deref() == Some(why) => return,
+            Err(why) => {
+                tracing::error!("the room at {path} isn't known: {why}");
+                state.unknown = Some(why.into());
+                return;
+            }
+        };
+        (state.free, state.unknown) = (free, None);
         let FreeSpace { octets, inodes, .. } = free;
         match state.guard.sample(free) {
             Some(Edge::Entered) => tracing::error!(

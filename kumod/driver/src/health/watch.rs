@@ -1,12 +1,11 @@
 //! The task behind the gates: samples stores and rooms, probes and reopens where a gate asks for it, and tells committer and engine of each
 //! edge. Invariant: nothing here waits for the spool without a deadline, and a store gets no call while one that was late still runs, so that
 //! a disk that hangs isn't left with a queue of probes.
+use super::Health;
 use super::room::Room;
-use super::{Health, Store};
 use crate::committer::Control;
 use crate::shared::{Shared, lock};
 use crate::world::World;
-use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use kumo_core::engine;
 use kumo_core::health::{Input, Level, Output};
@@ -29,12 +28,17 @@ const SAMPLE_ILL: Duration = Duration::from_secs(1);
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 /// A little more than a store takes to give up closing.
 const REOPEN_DEADLINE: Duration = Duration::from_secs(35);
+/// For committer and engine to take the news of a gate.
+const TELLING: Duration = Duration::from_secs(10);
 /// A store that lacked room isn't tried before there is as much.
 const ROOM_OCTETS: u64 = 1024 * 1024;
 
 enum Done {
-    /// Of the stores, then of the other folders; or what the file system said.
-    Sampled(Vec<Result<FreeSpace, String>>),
+    /// Or what the file system said.
+    Looked {
+        room: usize,
+        look: Result<FreeSpace, String>,
+    },
     Probed {
         store: usize,
         result: Result<(), SpoolError>,
@@ -46,34 +50,44 @@ enum Done {
 }
 
 type Errand = Pin<Box<dyn Future<Output = Done> + Send>>;
-type Call = Pin<Box<dyn Future<Output = Result<(), SpoolError>> + Send>>;
-/// What a store's call that was late will come to.
-type Slot = Arc<Mutex<Option<oneshot::Receiver<Result<(), SpoolError>>>>>;
+type Call<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+/// What a call that was late will come to.
+type Slot<T> = Arc<Mutex<Option<oneshot::Receiver<T>>>>;
 
 struct Watch<W: World> {
     shared: Arc<Shared<W>>,
     committer: mpsc::Sender<Control>,
     errands: FuturesUnordered<Errand>,
     /// One for each store.
-    slots: Vec<Slot>,
+    slots: Vec<Slot<Result<(), SpoolError>>>,
+    /// One for each room: the stores', then the others.
+    looks: Vec<Look>,
     /// What committer and engine were told last.
     told_shut: bool,
-    /// `None`: one is under way.
-    next_sample: Option<Mono>,
+}
+
+struct Look {
+    slot: Slot<Result<FreeSpace, String>>,
+    /// When to look next; `None`: one is under way.
+    next: Option<Mono>,
 }
 
 /// Runs as long as the process.
 pub(crate) async fn run<W: World>(shared: Arc<Shared<W>>, committer: mpsc::Sender<Control>) {
     let mut watch = Watch {
         slots: shared.health.stores.iter().map(|_| Slot::default()).collect(),
+        looks: shared
+            .health
+            .rooms()
+            .map(|_| Look { slot: Slot::default(), next: Some(Mono(0)) })
+            .collect(),
         shared,
         committer,
         errands: FuturesUnordered::new(),
         told_shut: false,
-        next_sample: Some(Mono(0)),
     };
     loop {
-        watch.sample();
+        watch.look();
         watch.attend().await;
         let wake = watch.until_wake();
         let Watch { shared, errands, .. } = &mut watch;
@@ -97,52 +111,65 @@ impl<W: World> Watch<W> {
     fn until_wake(&self) -> Duration {
         let now = self.shared.now().mono;
         let gates = self.health().stores.iter().filter_map(|store| lock(&store.gate).next_wake());
-        gates.chain(self.next_sample).min().map_or(SAMPLE, |wake| wake.since(now))
+        let looks = self.looks.iter().filter_map(|look| look.next);
+        gates.chain(looks).min().map_or(SAMPLE, |wake| wake.since(now))
     }
 
     // ---- Looks -----------------------------------------------------------------------------------------
 
-    /// What the stores say of themselves, and how much room there is.
-    fn sample(&mut self) {
+    /// What the stores say of themselves, and how much room there is. A folder that hangs holds up no other's look.
+    fn look(&mut self) {
         let now = self.shared.now().mono;
-        if self.next_sample.is_none_or(|at| now < at) {
-            return;
+        for index in 0..self.looks.len() {
+            if self.looks[index].next.is_none_or(|at| now < at) {
+                continue;
+            }
+            self.looks[index].next = None;
+            if let Some(store) = self.health().stores.get(index) {
+                let properties = self.shared.world.spool().properties(store.family);
+                let count = Input::BackgroundErrors(properties.background_errors);
+                lock(&store.gate).handle(now, count);
+            }
+            self.errands.push(self.looking(index));
         }
-        self.next_sample = None;
-        for store in &self.health().stores {
-            let properties = self.shared.world.spool().properties(store.family);
-            let count = Input::BackgroundErrors(properties.background_errors);
-            lock(&store.gate).handle(now, count);
-        }
-        let shared = self.shared.clone();
-        self.errands.push(Box::pin(async move {
-            let Health { stores, others, .. } = &shared.health;
-            let of_stores = join_all(stores.iter().map(|store| of_store(&shared, store)));
-            let of_others = join_all(others.iter().map(|room| of_folder(&shared, room)));
-            let (mut rooms, others) = tokio::join!(of_stores, of_others);
-            rooms.extend(others);
-            Done::Sampled(rooms)
-        }));
     }
 
-    fn sampled(&mut self, looks: Vec<Result<FreeSpace, String>>) {
+    fn looking(&self, index: usize) -> Errand {
+        let (shared, slot) = (self.shared.clone(), self.looks[index].slot.clone());
+        Box::pin(async move {
+            let world = shared.clone();
+            let call = async move {
+                match world.health.stores.get(index) {
+                    Some(store) => {
+                        let free = world.world.spool().free_space(store.family).await;
+                        free.map_err(|error| error.text)
+                    }
+                    None => {
+                        let room = world.health.rooms().nth(index).expect("rooms stay");
+                        world.world.files().free_space(&room.path).await
+                    }
+                }
+            };
+            let begin = in_background(|call| shared.spawn(call), Box::pin(call));
+            let look = in_time(&slot, PROBE_DEADLINE, begin).await;
+            let late = || Err(format!("it isn't told within {PROBE_DEADLINE:?}"));
+            Done::Looked { room: index, look: look.unwrap_or_else(late) }
+        })
+    }
+
+    fn looked(&mut self, index: usize, look: Result<FreeSpace, String>) {
         let now = self.shared.now().mono;
         let health = self.health();
-        for (room, look) in health.rooms().zip(&looks) {
-            match look {
-                Ok(free) => room.sample(*free),
-                Err(error) => tracing::error!("the room at {} isn't known: {error}", room.path),
-            }
-        }
-        for (store, free) in health.stores.iter().zip(looks) {
-            let Ok(free) = free else { continue };
-            let has_room = !store.room.is_full() && free.octets >= ROOM_OCTETS;
+        let room = health.rooms().nth(index).expect("rooms stay");
+        room.sample(look.as_ref().map_err(String::as_str).copied());
+        if let (Some(store), Ok(free)) = (health.stores.get(index), look) {
+            let has_room = !room.is_full() && free.octets >= ROOM_OCTETS;
             lock(&store.gate).handle(now, Input::Room(has_room));
         }
         let is_full = health.rooms().any(Room::is_full);
         health.is_full.store(is_full, Ordering::Release);
         let is_ill = is_full || health.is_shut();
-        self.next_sample = Some(now + if is_ill { SAMPLE_ILL } else { SAMPLE });
+        self.looks[index].next = Some(now + if is_ill { SAMPLE_ILL } else { SAMPLE });
     }
 
     // ---- What gates want -------------------------------------------------------------------------------
@@ -176,14 +203,16 @@ impl<W: World> Watch<W> {
             if wanted == Output::Reopen {
                 let world = shared.clone();
                 let reopening = async move { world.world.spool().reopen(family).await };
-                let call = in_background(|call| shared.spawn(call), Box::pin(reopening));
-                let result = in_time(&slot, REOPEN_DEADLINE, call).await;
+                let begin = in_background(|call| shared.spawn(call), Box::pin(reopening));
+                let result = in_time(&slot, REOPEN_DEADLINE, begin).await;
+                let result = result.unwrap_or_else(|| Err(late(REOPEN_DEADLINE)));
                 return Done::Reopened { store, result };
             }
             let world = shared.clone();
             let probing = async move { probe(world.world.spool(), family).await };
-            let call = in_background(|call| shared.spawn(call), Box::pin(probing));
-            let result = in_time(&slot, PROBE_DEADLINE, call).await;
+            let begin = in_background(|call| shared.spawn(call), Box::pin(probing));
+            let result = in_time(&slot, PROBE_DEADLINE, begin).await;
+            let result = result.unwrap_or_else(|| Err(late(PROBE_DEADLINE)));
             Done::Probed { store, result }
         })
     }
@@ -192,7 +221,7 @@ impl<W: World> Watch<W> {
         let now = self.shared.now().mono;
         let gate = |store: usize| lock(&self.health().stores[store].gate);
         match done {
-            Done::Sampled(looks) => self.sampled(looks),
+            Done::Looked { room, look } => self.looked(room, look),
             Done::Probed { store, result } => {
                 gate(store).handle(now, Input::Probed(result.as_ref().copied()));
             }
@@ -203,38 +232,31 @@ impl<W: World> Watch<W> {
     }
 
     async fn tell_edge(&mut self) {
-        let health = self.health();
-        let shut = health.stores.iter().any(|store| lock(&store.gate).is_latched());
+        let shut = self.health().look_whether_shut();
         if shut == self.told_shut {
             return;
         }
-        let suspends = health.suspends_delivery;
-        self.told_shut = shut;
-        // Before the committer hands over again, which would take it for shut.
-        self.health().is_shut.store(shut, Ordering::Release);
-        let _ = self.committer.send(Control::Gate { is_open: !shut }).await;
-        if suspends {
-            self.shared.tell_engine(engine::Input::SpoolHealth { healthy: !shut }).await;
+        let told = tell(self.shared.clone(), self.committer.clone(), shut);
+        match timeout(TELLING, told).await {
+            Ok(()) => self.told_shut = shut,
+            // Told anew, which does no harm; looks and probes don't wait for it.
+            Err(_) => tracing::error!("the spool's gate has changed, and the engine takes no news"),
         }
     }
 }
 
-async fn of_store<W: World>(shared: &Shared<W>, store: &Store) -> Result<FreeSpace, String> {
-    let look = timeout(PROBE_DEADLINE, shared.world.spool().free_space(store.family)).await;
-    let look = look.unwrap_or_else(|_| Err(late(PROBE_DEADLINE)));
-    look.map_err(|error| error.text)
-}
-
-async fn of_folder<W: World>(shared: &Shared<W>, room: &Room) -> Result<FreeSpace, String> {
-    let look = timeout(PROBE_DEADLINE, shared.world.files().free_space(&room.path)).await;
-    look.unwrap_or_else(|_| Err(format!("it isn't told within {PROBE_DEADLINE:?}")))
+async fn tell<W: World>(shared: Arc<Shared<W>>, committer: mpsc::Sender<Control>, shut: bool) {
+    let _ = committer.send(Control::Gate { is_open: !shut }).await;
+    if shared.health.suspends_delivery {
+        shared.tell_engine(engine::Input::SpoolHealth { healthy: !shut }).await;
+    }
 }
 
 /// Begins a call that goes on to its end though nobody may wait for it any more.
-fn in_background(
+fn in_background<T: Send + 'static>(
     spawn: impl FnOnce(Pin<Box<dyn Future<Output = ()> + Send>>),
-    call: Call,
-) -> impl FnOnce() -> oneshot::Receiver<Result<(), SpoolError>> {
+    call: Call<T>,
+) -> impl FnOnce() -> oneshot::Receiver<T> {
     move || {
         let (done, result) = oneshot::channel();
         // Told to nobody if it was late.
@@ -243,23 +265,20 @@ fn in_background(
     }
 }
 
-/// One that was late before is waited for first.
-async fn in_time(
-    slot: &Slot,
+/// `None`: it is late. One that was late before is waited for first, as long.
+async fn in_time<T>(
+    slot: &Slot<T>,
     deadline: Duration,
-    begin: impl FnOnce() -> oneshot::Receiver<Result<(), SpoolError>>,
-) -> Result<(), SpoolError> {
-    let waiting = async {
-        let mut slot = slot.lock().await;
-        if let Some(late) = slot.as_mut() {
-            // What it came to has no meaning any more.
-            let _ = late.await;
-        }
-        let result = slot.insert(begin()).await;
-        *slot = None;
-        result.unwrap_or_else(|_| Err(late(deadline)))
-    };
-    timeout(deadline, waiting).await.unwrap_or_else(|_| Err(late(deadline)))
+    begin: impl FnOnce() -> oneshot::Receiver<T>,
+) -> Option<T> {
+    let mut slot = slot.lock().await;
+    if let Some(late) = slot.as_mut() {
+        // What it came to has no meaning any more.
+        let _ = timeout(deadline, late).await.ok()?;
+    }
+    let result = timeout(deadline, slot.insert(begin())).await.ok()?;
+    *slot = None;
+    result.ok()
 }
 
 /// It may still answer, and is asked again.
@@ -306,20 +325,18 @@ mod tests {
                 if waits {
                     answer.notified().await;
                 }
-                Ok(())
             };
-            in_background(|call| drop(tokio::spawn(call)), Box::pin(call))
+            in_background::<()>(|call| drop(tokio::spawn(call)), Box::pin(call))
         };
         let deadline = Duration::from_millis(10);
         for _ in 0..3 {
-            let error = in_time(&slot, deadline, call(true)).await.unwrap_err();
-            assert_eq!(error.kind, SpoolErrorKind::Other);
+            assert_eq!(in_time(&slot, deadline, call(true)).await, None);
         }
         assert_eq!(begun.load(Ordering::Relaxed), 1);
         answer.notify_one();
         let patience = Duration::from_secs(10);
-        in_time(&slot, patience, call(false)).await.unwrap();
-        in_time(&slot, patience, call(false)).await.unwrap();
+        assert_eq!(in_time(&slot, patience, call(false)).await, Some(()));
+        assert_eq!(in_time(&slot, patience, call(false)).await, Some(()));
         assert_eq!(begun.load(Ordering::Relaxed), 3);
     }
 }
