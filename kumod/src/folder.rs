@@ -8,9 +8,11 @@ use std::path::Path;
 pub fn prepare(setting: &str, folder: &Path) -> Result<(), String> {
     let failed = |error: io::Error, what: &str| {
         let folder = folder.display();
-        format!(
-            "{setting} {folder}: can't {what}: {error}; it has to be a directory that kumod's user can write"
-        )
+        let advice = match error.kind() {
+            io::ErrorKind::StorageFull => "make room on its file system",
+            _ => "it has to be a directory that kumod's user can write",
+        };
+        format!("{setting} {folder}: can't {what}: {error}; {advice}")
     };
     kumo_io_real::folder::make(folder).map_err(|error| failed(error, "make it"))?;
     // The number keeps others' probes apart.

@@ -73,8 +73,9 @@ struct Check {
     #[arg(value_name = "DIR", required = true, num_args = 1..=2)]
     folders: Vec<PathBuf>,
 
-    /// Exports what is damaged or belongs to no message to DIR/quarantine, then removes it from the spool. What can't
-    /// be read stays. Opens the spool as kumod does, which copies damaged logs aside.
+    /// Exports what is damaged or belongs to no message to DIR/quarantine, then removes it from the spool. A database with
+    /// parts that can't be read is made anew of what can be, which takes as much room again; all that was there is kept in
+    /// DIR/damaged-N. A file that can't be read stays. Opens the spool as kumod does, which copies damaged logs aside.
     #[arg(long)]
     repair: bool,
 

@@ -131,7 +131,12 @@ fn add_sources(policy: &mut Map<String, Value>, count: u32) -> Result<(), String
     let name = |number: u32| format!("source-{number}");
     let address = |number: u32| v4(0, 0, number as usize).to_string();
     let sources: Map<String, Value> = (1..=count)
-        .map(|number| (name(number), json!({ "source_address": address(number) })))
+        .map(|number| {
+            let rule = json!({ "trigger": { "Threshold": "3/10m" }, "duration": "2m" });
+            let source =
+                json!({ "source_address": address(number), "suspend_when_unplumbed": rule });
+            (name(number), source)
+        })
         .collect();
     let entries: Vec<Value> =
         (1..=count).map(|number| json!({ "name": name(number), "weight": number })).collect();

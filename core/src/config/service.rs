@@ -194,6 +194,14 @@ impl RocksParams {
         ] {
             table.check(key, number.is_none_or(|number| number > 0), "it must be at least 1");
         }
+        for (key, duration) in [
+            ("store_deadline", self.store_deadline),
+            ("error_latch_duration", self.error_latch_duration),
+            ("error_unlatch_duration", self.error_unlatch_duration),
+        ] {
+            let lasting = duration.is_none_or(|duration| !duration.is_zero());
+            table.check(key, lasting, "it must be above 0");
+        }
         if self.paranoid_checks == Some(false) {
             let text = "RocksDB then passes over I/O errors in flush and compaction";
             table.warn("paranoid_checks", format_args!("{text}"));

@@ -56,7 +56,7 @@ impl Form for Threshold {
         };
         if parsed.is_none() {
             report
-                .error(format_args!("expected a share such as '10%', or a number, found {value}"));
+                .error(format_args!("expected a share from '0%' to '100%', or a whole number (of octets, or of inodes), found {value}"));
         }
         parsed
     }

@@ -512,6 +512,6 @@ fn thresholds_are_shares_or_numbers() {
     assert_eq!(read(json!(4096)), Ok(Threshold::Units(4096)));
     for wrong in [json!("110%"), json!("much"), json!(-1), json!(true), json!("")] {
         let why: String = read(wrong.clone()).unwrap_err();
-        assert!(why.contains("a share such as '10%', or a number"), "{wrong}: {why}");
+        assert!(why.contains("expected a share from '0%' to '100%'"), "{wrong}: {why}");
     }
 }

@@ -78,12 +78,12 @@ fn unusable(path: &Path, failure: Failure) -> SpoolError {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => SpoolErrorKind::NoSpace,
         _ => SpoolErrorKind::Io,
     };
-    let text = format!(
-        "spool directory {} is not usable: {step}: {error}; {}, {}",
-        path.display(),
-        describe_owner(path),
-        describe_process()
-    );
+    let advice = match kind {
+        SpoolErrorKind::NoSpace => "make room on its file system".into(),
+        _ => format!("{}, {}", describe_owner(path), describe_process()),
+    };
+    let text =
+        format!("spool directory {} is not usable: {step}: {error}; {advice}", path.display());
     SpoolError { kind, text }
 }
 

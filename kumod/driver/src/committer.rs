@@ -189,7 +189,10 @@ impl<W: World> CommitterLoop<W> {
                 Output::Done { ticket, outcome } => self.done(ticket, outcome).await,
                 Output::Undone { ids } => {
                     self.shared.counters.undone.add(ids.len() as u64);
-                    tracing::warn!(?ids, "stores that ended after their deadline were taken back");
+                    tracing::warn!(
+                        ?ids,
+                        "what the spool may hold of messages that were refused was taken back"
+                    );
                 }
                 Output::Drained { owed } => return Some(owed),
             }

@@ -52,7 +52,8 @@ pub(crate) async fn run<W: World>(shared: Arc<Shared<W>>) {
     }
     if damaged || shared.world.spool().may_lack_records() {
         tracing::error!(
-            "bodies without an envelope are kept: the envelope may be in a part of the spool that is damaged"
+            "bodies without an envelope are kept: the envelope may be in a part of the spool that is damaged, now or when the folder \
+             damaged-* in it was made; remove that once it is of no more use"
         );
     } else if finished {
         sweep(&shared).await;

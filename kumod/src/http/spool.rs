@@ -23,7 +23,7 @@ pub async fn health(State(operations): State<Operations>) -> Json<StoreHealth> {
         path: store.path,
         holds: store.holds.iter().map(|name| (*name).into()).collect(),
         accepts_writes: !store.latched && !store.disk_full,
-        why: store.why.or(store.disk_full.then(|| TOO_LITTLE_ROOM.into())),
+        why: store.why.or(why(store.disk_full, store.properties.automatic_compaction_off)),
         free_octets: store.free.octets,
         free_inodes: store.free.inodes,
         background_errors: store.properties.background_errors,
@@ -40,13 +40,25 @@ pub async fn health(State(operations): State<Operations>) -> Json<StoreHealth> {
     Json(StoreHealth { stores: report.map(store).collect(), logs })
 }
 
+/// Where the gate has nothing to say.
+fn why(is_full: bool, is_damaged: bool) -> Option<String> {
+    let said = if is_full {
+        TOO_LITTLE_ROOM
+    } else if is_damaged {
+        "nothing is compacted, since damage was found: stop kumod when it suits, and run kumod spool check --repair"
+    } else {
+        return None;
+    };
+    Some(said.into())
+}
+
 fn family(name: &str) -> Answer<Family> {
     match name {
         "data" => Ok(Family::Data),
         "meta" => Ok(Family::Meta),
         _ => Err(ApiError::new(
             StatusCode::INTERNAL_SERVER_ERROR,
-            format!("no spool named '{name}' has been defined"),
+            format!("no spool named '{name}' has been defined: there are data and meta"),
         )),
     }
 }

@@ -59,7 +59,11 @@ pub fn register(
 
 fn register_suspension(lua: &Lua, kumo: &Table, collected: Shared) -> mlua::Result<()> {
     const NAME: &str = "suspend_delivery_when_spool_unhealthy";
-    let function = lua.create_function(move |lua, suspend: bool| {
+    let function = lua.create_function(move |lua, suspend: Lv| {
+        let Lv::Boolean(suspend) = suspend else {
+            let text = format!("kumo.{NAME} wants true or false, not a {}", suspend.type_name());
+            return Err(mlua::Error::runtime(text));
+        };
         let mut collected = lock(&collected);
         setup::expect_init(lua, &collected, &format!("kumo.{NAME}"))?;
         collected.setup.suspend_delivery_when_spool_unhealthy = suspend;

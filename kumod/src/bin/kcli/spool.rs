@@ -31,7 +31,7 @@ pub fn render_health(health: &StoreHealth) -> String {
             state(store).into(),
             output::grouped(store.free_octets / 1_000_000),
             output::grouped(store.background_errors),
-            output::or_dash(store.why.as_deref().or(damage(store))),
+            output::or_dash(store.why.as_deref()),
         ]
     });
     let logs = health.logs.iter().map(|folder| {
@@ -49,18 +49,11 @@ pub fn render_health(health: &StoreHealth) -> String {
 }
 
 fn state(store: &SpoolStore) -> &'static str {
-    match (store.accepts_writes, damage(store)) {
+    match (store.accepts_writes, store.automatic_compaction_off) {
         (false, _) => "REFUSING",
-        (true, Some(_)) => "damaged",
-        (true, None) => "healthy",
+        (true, true) => "damaged",
+        (true, false) => "healthy",
     }
-}
-
-fn damage(store: &SpoolStore) -> Option<&'static str> {
-    let found = store.automatic_compaction_off;
-    found.then_some(
-        "nothing is compacted, since damage was found: stop kumod and run kumod spool check --repair",
-    )
 }
 
 pub async fn compact(server: &mut Server, name: &str) -> Result<String, Failure> {
