@@ -60,6 +60,15 @@ impl Kumod {
         Kumod::run(command)
     }
 
+    /// Serving, with one file over another for it alone.
+    pub fn start_with_mounted(policy: &Path, file: &Path, over: &str) -> Kumod {
+        let mut command = Command::new("unshare");
+        let script = "mount --bind \"$0\" \"$1\" && shift && exec \"$@\"";
+        command.args(["--mount", "sh", "-c", script]).arg(file).arg(over);
+        command.arg(env!("CARGO_BIN_EXE_kumod")).args(arguments(policy));
+        Kumod::run(command).ready()
+    }
+
     /// Under strace, which writes `options`' calls of every thread to `trace`, with contents in hexadecimal and the
     /// paths of descriptors. The child is kumod itself: strace is a grandchild that attaches to it.
     pub fn start_traced(policy: &Path, calls: &str, trace: &Path) -> Kumod {

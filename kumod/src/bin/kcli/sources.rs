@@ -2,6 +2,7 @@
 use super::arguments::Form;
 use super::output;
 use super::server::{Failure, Server, read};
+use hyper::Method;
 use kumo_core::config::duration;
 use kumod::http::api::{Moment, ResumeSource, Source, Sources};
 
@@ -50,6 +51,6 @@ fn row(source: &Source, now: Moment) -> [String; 7] {
 }
 
 pub async fn resume(server: &mut Server, name: String) -> Result<String, Failure> {
-    server.post(RESUME, &ResumeSource { name: name.clone() }).await?;
+    server.send(Method::POST, RESUME, &ResumeSource { name: name.clone() }).await?;
     Ok(format!("{} is used again\n", output::plain(&name)))
 }
