@@ -254,6 +254,8 @@ pub enum Outcome {
     Returned,
     /// As [`Outcome::Returned`], because the spool's gate was shut by then: due once it opens.
     Paused,
+    /// It isn't in the spool any more: there is nothing left to be settled.
+    Gone,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -40,7 +40,7 @@ fn sort(recipients: u32, tried: &RecipientSet, outcomes: &Outcomes) -> Sorted {
             Outcome::Refused(_) => sorted.refused.insert(index),
             Outcome::Deferred(_) => sorted.deferred.insert(index),
             Outcome::Unknown => sorted.unknown.insert(index),
-            Outcome::Returned | Outcome::Paused => {}
+            Outcome::Returned | Outcome::Paused | Outcome::Gone => {}
         }
     };
     match outcomes {
@@ -55,7 +55,8 @@ fn failure_of(outcomes: &Outcomes) -> Option<Failure> {
     let failure = |outcome: &Outcome| match outcome {
         Outcome::Deferred(code) => Some(Failure::Reply(*code)),
         Outcome::Unknown => Some(Failure::Unknown),
-        Outcome::Delivered(_) | Outcome::Refused(_) | Outcome::Returned | Outcome::Paused => None,
+        Outcome::Delivered(_) | Outcome::Refused(_) => None,
+        Outcome::Returned | Outcome::Paused | Outcome::Gone => None,
     };
     match outcomes {
         Outcomes::Uniform(outcome) => failure(outcome),
@@ -102,6 +103,9 @@ impl Engine {
         tried: &RecipientSet,
         outcomes: &Outcomes,
     ) {
+        if *outcomes == Outcomes::Uniform(Outcome::Gone) {
+            return self.forget(handle);
+        }
         let message = &mut self.messages[handle];
         let sorted = sort(message.recipients, tried, outcomes);
         message.last = failure_of(outcomes).or(message.last);

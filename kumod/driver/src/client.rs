@@ -15,7 +15,7 @@ use kumo_core::log::{PeerAddress, SourceAddress};
 use kumo_core::marks::{Mark, reached};
 use kumo_core::message::Message;
 use kumo_core::mx::{Candidate, Plan};
-use kumo_core::port::{Network, Stream, TlsInfo};
+use kumo_core::port::{Network, Spool, Stream, TlsInfo};
 use kumo_core::proxy::connect::{self, Blame};
 use kumo_core::recipients::RecipientSet;
 use kumo_core::smtp::client::{Closed, Fate, Input, Job, Output, Report, Session, Settings};
@@ -232,15 +232,33 @@ impl<W: World> Link<W> {
     }
 
     /// The message couldn't be read: nobody's fault but ours, so only a delay. The session is as good as before.
-    pub async fn not_loaded(&self, op: OpId, error: &LoadError) {
+    pub async fn not_loaded(&self, op: OpId, id: SpoolId, error: &LoadError) {
         if !self.fence.complete() {
             return;
         }
         reached(Mark::LoadFailed);
-        tracing::error!("a delivery couldn't begin: {error}");
-        let outcomes = Outcomes::Uniform(Outcome::Deferred(Reply::new(400, "").reply_code()));
+        let outcome = match error {
+            LoadError::Missing => {
+                self.missing(id);
+                Outcome::Gone
+            }
+            error => {
+                tracing::error!("a delivery couldn't begin: {error}");
+                Outcome::Deferred(Reply::new(400, "").reply_code())
+            }
+        };
+        let outcomes = Outcomes::Uniform(outcome);
         self.shared.tell_engine(EngineInput::Attempted { op, outcomes, reusable: true }).await;
         self.ready().await;
+    }
+
+    /// Of a spool without damage: what was refused, seen before it was durable, and gone with a failed sync.
+    fn missing(&self, id: SpoolId) {
+        if self.shared.world.spool().may_lack_records() {
+            let _: LoadError = self.shared.damaged(id, "its envelope isn't in the spool any more");
+        } else {
+            tracing::error!(%id, "message {id} isn't in the spool any more, and is forgotten");
+        }
     }
 }
 
@@ -589,7 +607,7 @@ impl<W: World> Dialogue<'_, W> {
         self.link.begin(op);
         let message = match self.link.shared.load(id).await {
             Ok(message) => message,
-            Err(error) => return self.link.not_loaded(op, &error).await,
+            Err(error) => return self.link.not_loaded(op, id, &error).await,
         };
         if self.link.shared.health.suspends_delivery() {
             return self.link.not_now(op).await;

@@ -48,7 +48,7 @@ async fn deliver<W: World>(
     let message = match link.shared.load(id).await {
         Ok(message) => message,
         Err(error) => {
-            link.not_loaded(op, &error).await;
+            link.not_loaded(op, id, &error).await;
             return None;
         }
     };

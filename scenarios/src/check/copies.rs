@@ -12,6 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Between a server's storing a message and the node's reading of its reply, without a fault.
 const SLOWEST_REPLY: Duration = Duration::from_secs(5);
 
+/// The longest stop.
+const STOPPING: Duration = Duration::from_secs(10);
+
 /// What a dead life had sent may arrive so much later.
 const ON_THE_WAY: Duration = Duration::from_secs(60);
 
@@ -97,7 +100,12 @@ fn may_come_again<'f>(
     let soon = copy.at + UNTIL_REMOVED + SLOWEST_REPLY;
     let own =
         facts.ends.iter().find(|(at, _)| *at >= copy.began).filter(|(ended, how)| match how {
-            End::Stopped => facts.trouble_between(&["disk", "log", "files"], copy.began, *ended),
+            // With a slow peer, what comes as late as the stop's patience is given up (D22).
+            End::Stopped => {
+                facts.trouble_between(&["disk", "log", "files"], copy.began, *ended)
+                    || copy.at + STOPPING >= *ended
+                        && facts.trouble_between(&["net", "peer"], copy.began, *ended)
+            }
             _ => *ended <= soon || facts.trouble_between(&between, copy.began, *ended),
         });
     let from = Mono(copy.began.0.saturating_sub(ON_THE_WAY.as_nanos() as u64));

@@ -184,6 +184,19 @@ fn an_attempt_that_did_not_take_place_is_not_counted() {
     assert_eq!(bench.held.len(), 1, "tried again within a minute");
 }
 
+/// What was refused and is in the spool all the same may go with the next failed sync.
+#[test]
+fn a_message_that_is_gone_from_the_spool_is_forgotten() {
+    let mut bench = Bench::new(Outside::default());
+    bench.hold_deliveries = true;
+    let (gone, there) = (bench.admit(), bench.admit());
+    bench.complete(Outcomes::Uniform(Outcome::Gone), true);
+    assert!(!bench.engine.holds(gone) && bench.engine.holds(there));
+    assert!(bench.notes.is_empty() && bench.updates.is_empty() && bench.removed.is_empty());
+    bench.complete(Outcomes::Uniform(OK), true);
+    assert_eq!(bench.removed, [there]);
+}
+
 #[test]
 fn what_the_gate_gave_back_is_tried_as_soon_as_it_is_known_to_be_open() {
     for hears_before in [true, false] {
