@@ -39,7 +39,7 @@ power: ## the same with 20 power cuts for one database and for two: what wasn't 
 	  cargo test --release --locked -p kumod --test power -- --nocapture --test-threads 1
 
 bench: ## the engine alone on one core, then 200,000 messages that can't leave: rates, memory, restart (root)
-	@cargo bench --locked -p kumo-core --bench engine_lifecycle
+	@cargo bench --locked -p kumo-core --bench engine_lifecycle --bench source_selection
 	@$(call with_rocksdb,bench) cargo build --release --locked -p kumod && kumod/tools/bench-backlog.sh
 
 bench-where: ## where kumod's instructions go as a relay, counted by callgrind; the health gate's share (root)

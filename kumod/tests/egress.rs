@@ -2,16 +2,14 @@
 //! ours, a proxy's name served by a real DNS server. Needs root, for addresses and mounts.
 mod support;
 
-#[path = "ill/ask.rs"]
-mod ask;
 #[path = "egress/outside.rs"]
 mod outside;
 
-use ask::{kcli, kcli_json};
 use outside::{Haproxy, Microsocks, Named, Plumbed};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use support::ask::{kcli, kcli_json};
 use support::{Client, Home, Kumod, PATIENCE, Sink, Sunk, wait_for};
 
 const SUSPENDED: Duration = Duration::from_secs(3);
@@ -152,7 +150,7 @@ fn an_operator_ends_a_suspension_and_sees_what_there_is_to_see() {
     let kumod = Kumod::start(&policy);
     send(&kumod, 0..1);
     wait_for("the suspension", PATIENCE, || is_suspended(&kumod, "only").then_some(()));
-    let (status, metrics) = ask::http(&kumod, "GET", "/metrics?prefix=egress_source", "");
+    let (status, metrics) = support::ask::http(&kumod, "GET", "/metrics?prefix=egress_source", "");
     assert_eq!(status, 200);
     for line in [
         "egress_source_connection_failures_total{source=\"only\",kind=\"Unplumbed\"} 1",

@@ -3,8 +3,6 @@
 //! Needs root for mounts. What is measured is printed: `--nocapture` shows it.
 mod support;
 
-#[path = "ill/ask.rs"]
-mod ask;
 #[path = "ill/at_the_start.rs"]
 mod at_the_start;
 #[path = "ill/clients.rs"]
@@ -29,3 +27,5 @@ mod places;
 mod stalls;
 #[path = "ill/times.rs"]
 mod times;
+
+use support::ask;

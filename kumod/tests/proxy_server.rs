@@ -1,6 +1,8 @@
 //! The real proxy-server as a process on loopback, with clients and destinations of our own, curl, and kumod.
 mod support;
 
+#[path = "proxy_server/behind_kumod.rs"]
+mod behind_kumod;
 #[path = "proxy_server/client.rs"]
 mod client;
 #[path = "proxy_server/process.rs"]
@@ -19,7 +21,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::{Client, Home, Kumod, PATIENCE, Sink, wait_for};
+use support::{PATIENCE, wait_for};
 use tokio::time::timeout;
 
 const LISTEN: [&str; 2] = ["--listen", "127.0.0.1:0"];
@@ -161,7 +163,7 @@ fn each_refusal_has_its_code_and_is_told_why() {
     let (listener, closed) = listen();
     drop(listener);
     for (command, address, code, stage, why) in [
-        (2, "192.0.2.77:0", 1, "bind", "no interface of this host has the address"),
+        (2, "192.0.2.77:0", 8, "bind", "no interface of this host has the address"),
         (2, "127.0.0.2:25", 2, "handshake", "wants to be called back"),
         (1, &closed.to_string(), 5, "connect", "Connection refused"),
         (3, "127.0.0.1:25", 7, "handshake", "wants command 3"),
@@ -245,7 +247,7 @@ fn who_never_ends_a_handshake_is_cut_off_in_time() {
 
 #[test]
 fn a_relay_in_which_nobody_speaks_ends_and_one_that_goes_on_doesnt() {
-    let proxy = start(&["--timeout-seconds", "2"]);
+    let proxy = start(&["--timeout-seconds", "1", "--idle-timeout-seconds", "2"]);
     let (listener, _) = listen();
     let (mut idle, _idle_destination) = joined(&proxy, &listener);
     let (client, mut destination) = joined(&proxy, &listener);
@@ -595,52 +597,5 @@ fn nothing_is_left_of_connections_that_have_ended() {
     (1..100).for_each(one_of_each);
     // Whose answer is on its way is one more for a moment.
     wait_for("all descriptors to be closed", PATIENCE, || (settled() <= before).then_some(()));
-    proxy.stop();
-}
-
-/// The whole way of a message: kumod chooses the source, the proxy connects from it.
-#[test]
-fn kumods_mail_leaves_from_the_proxys_address() {
-    let init = format!(
-        "proxy.start_proxy_listener {{ listen = '127.0.0.1:0', require_auth = true }} {POLICY_HTTP}"
-    );
-    let proxy = ProxyServer::with_policy(&init, AUTH);
-    let (home, sink) = (Home::new(), Sink::start(()));
-    let handlers = format!(
-        "kumo.on('get_egress_source', function(name)
-           return kumo.make_egress_source {{
-             name = name, socks5_proxy_server = '{proxy}', socks5_proxy_source_address = '127.0.0.2',
-             socks5_proxy_username = 'joe', socks5_proxy_password = {{ key_data = 'sesame' }},
-           }}
-         end)
-         kumo.on('get_egress_pool', function(name)
-           return kumo.make_egress_pool {{ name = name, entries = {{ {{ name = 'far' }} }} }}
-         end)
-         kumo.on('get_queue_config', function()
-           return kumo.make_queue_config {{
-             egress_pool = 'pool', protocol = {{ smtp = {{ mx_list = {{ '{mx}' }} }} }},
-           }}
-         end)
-         kumo.on('get_egress_path_config', function()
-           return kumo.make_egress_path {{ prohibited_hosts = {{}}, enable_tls = 'Disabled' }}
-         end)",
-        proxy = proxy.address(),
-        mx = sink.as_mx()
-    );
-    let kumod = Kumod::start(&home.policy("", &handlers));
-    let mut client = Client::greet(kumod.address()).unwrap();
-    let reply = client.send("ann@client.example", &["bob@sink.example"], "Subject: x\r\n\r\nx\r\n");
-    assert_eq!(reply.unwrap().code, 250);
-    let delivered = wait_for("the delivery's record", PATIENCE, || {
-        home.records_of("Delivery").into_iter().next()
-    });
-    let source = &delivered["source_address"];
-    assert!(source["address"].as_str().is_some_and(|at| at.starts_with("127.0.0.2:")), "{source}");
-    assert_eq!(source["protocol"], "socks5");
-    assert_eq!(source["server"], proxy.address().to_string());
-    assert_eq!(sink.sunk().len(), 1);
-    let sink_ip = format!("destination=\"{}\"", sink.address().ip());
-    assert_eq!(proxy.metric("proxy_outbound_connections_total", &[&sink_ip]), 1);
-    kumod.stop();
     proxy.stop();
 }

@@ -205,6 +205,7 @@ option_tables! {
         effective in "kumod/tests/proxy_server.rs" {
             listen: what_both_sides_say_arrives_and_so_do_the_ends,
             timeout: who_never_ends_a_handshake_is_cut_off_in_time,
+            idle_timeout: a_relay_in_which_nobody_speaks_ends_and_one_that_goes_on_doesnt,
             hostname: a_tls_listener_serves_tls_alone,
             use_tls: a_tls_listener_serves_tls_alone,
             tls_certificate: a_tls_listener_shows_the_certificate_it_is_given,

@@ -20,9 +20,13 @@ pub struct ProxyListener {
     pub listen: SocketAddr,
     /// In the certificate that is made where none is given; `None`: the host's own name.
     pub hostname: Option<Box<str>>,
-    /// For a handshake, for a connection to the destination, and for a relay in which nobody says anything.
+    /// For a handshake as a whole, and for the connection to its destination.
     #[serde(with = "super::duration::text")]
     pub timeout: Duration,
+    /// For a relay in which nobody says anything. By default longer than any wait of SMTP (RFC 5321 4.5.3.2): one that is cut off
+    /// after the final dot is mail sent twice.
+    #[serde(with = "super::duration::text")]
+    pub idle_timeout: Duration,
     pub use_tls: bool,
     /// PEM files; a self-signed certificate is made when both are absent.
     pub tls_certificate: Option<String>,
@@ -52,6 +56,7 @@ impl Default for ProxyListener {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1080),
             hostname: None,
             timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(3600),
             use_tls: false,
             tls_certificate: None,
             tls_private_key: None,
@@ -79,11 +84,12 @@ impl Constructed for ProxyListener {
     fn read(table: &mut Table) -> ProxyListener {
         table.require("listen");
         let mut listener = fields!(table, ProxyListener::default(), {
-            listen hostname timeout use_tls require_auth use_splice tcp_keepalive max_connections
+            listen hostname timeout idle_timeout use_tls require_auth use_splice tcp_keepalive max_connections
         });
         (listener.tls_certificate, listener.tls_private_key) = pem_files(table);
         check_hostname(table, listener.hostname.as_deref());
         table.check("timeout", !listener.timeout.is_zero(), "it must be above 0");
+        table.check("idle_timeout", !listener.idle_timeout.is_zero(), "it must be above 0");
         table.check("max_connections", listener.max_connections > 0, "it must be above 0");
         listener
     }

@@ -105,7 +105,7 @@ fn listeners() -> Vec<Sample> {
             }),
             keys: json!({
                 "listen": "0:1081", "hostname": "proxy.example.com", "timeout": "5m",
-                "use_tls": true, "tls_certificate": "/c.pem", "tls_private_key": "/k.pem",
+                "idle_timeout": "5m", "use_tls": true, "tls_certificate": "/c.pem", "tls_private_key": "/k.pem",
                 "require_auth": true, "use_splice": false, "tcp_keepalive": {"retries": 5},
                 "max_connections": 5,
             }),
@@ -777,6 +777,7 @@ fn values_that_could_do_harm_are_refused() {
         (wrong::<QueueConfig>(json!({"retry_interval": 0})), "retry_interval: it must be above 0"),
         (wrong::<QueueConfig>(json!({"max_retry_interval": "0s"})), "max_retry_interval: it must"),
         (wrong::<ProxyListener>(json!({"timeout": 0})), "timeout: it must be above 0"),
+        (wrong::<ProxyListener>(json!({"idle_timeout": 0})), "idle_timeout: it must be above 0"),
         (wrong::<ProxyListener>(json!({"max_connections": 0})), "max_connections: it must be"),
         (
             wrong::<ProxyListener>(json!({"tcp_keepalive": {"time": "10ms"}})),

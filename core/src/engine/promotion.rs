@@ -529,18 +529,22 @@ impl Engine {
         if let Some(suspension) = self.sources[of].suspension() {
             return Some(Obstacle::Until(suspension.ends));
         }
-        let path = match self.egress_path(handle) {
-            Ok(path) => path,
-            Err(blocked) => return Some(Obstacle::Unknown(blocked)),
-        };
+        if self.ready[handle].path.is_old(self.now.mono)
+            && let Err(blocked) = self.egress_path(handle)
+        {
+            return Some(Obstacle::Unknown(blocked));
+        }
         let ready = &self.ready[handle];
+        let Some(path) = &ready.path.value else {
+            return self.egress_path(handle).err().map(Obstacle::Unknown);
+        };
         if let Some(suspension) = &ready.suspension {
             return Some(Obstacle::Until(suspension.ends));
         }
         if ready.messages.len() as u64 >= path.max_ready {
             return Some(Obstacle::Full);
         }
-        let until = self.selection_token(handle, &path);
+        let until = self.selection_token(handle, path);
         (until > self.now.mono).then_some(Obstacle::Until(until))
     }
 

@@ -1,6 +1,7 @@
 //! For tests of the real binary: a home for it, the process, scripted clients and servers on the loopback
 //! interface, and its logs. Invariant: no wait here is without an end, and no process outlives its test.
 #![allow(dead_code, unused_imports, reason = "each test file uses a part")]
+pub mod ask;
 pub mod choices;
 mod client;
 pub mod damage;

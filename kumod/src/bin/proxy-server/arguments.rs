@@ -38,7 +38,7 @@ pub struct Arguments {
     /// Copy octets through this process instead of splicing sockets in the kernel
     #[arg(long)]
     pub no_splice: bool,
-    /// For a handshake, for a connection to a destination, and for a relay in which nobody says anything
+    /// For a client's handshake, and for the connection to its destination
     #[arg(
         long,
         default_value_t = 60,
@@ -47,6 +47,15 @@ pub struct Arguments {
         value_name = "SECONDS"
     )]
     timeout_seconds: u64,
+    /// For a relay in which nobody says anything: longer than any wait of SMTP, lest a lost reply make a message arrive twice
+    #[arg(
+        long,
+        default_value_t = 3600,
+        conflicts_with = "proxy_config",
+        value_parser = clap::value_parser!(u64).range(1..=31_622_400),
+        value_name = "SECONDS"
+    )]
+    idle_timeout_seconds: u64,
     /// The user to run as, if started as root; the right to bind low ports is kept
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
@@ -61,9 +70,11 @@ pub struct Arguments {
 impl Arguments {
     pub fn listeners(&self) -> Vec<ProxyListener> {
         let timeout = Duration::from_secs(self.timeout_seconds);
+        let idle_timeout = Duration::from_secs(self.idle_timeout_seconds);
         let listener = |listen: &SocketAddr| ProxyListener {
             listen: *listen,
             timeout,
+            idle_timeout,
             ..ProxyListener::default()
         };
         self.listen.iter().map(listener).collect()

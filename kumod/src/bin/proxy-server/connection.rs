@@ -32,6 +32,7 @@ pub struct Listening {
     pub authentication: Authentication,
     pub tls: Option<Arc<TlsAccept>>,
     pub timeout: Duration,
+    pub idle_timeout: Duration,
     pub use_splice: bool,
     pub keepalive: TcpKeepalive,
     pub stopped: watch::Receiver<bool>,

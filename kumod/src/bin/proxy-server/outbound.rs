@@ -44,7 +44,7 @@ impl From<NetError> for Refused {
         let code = match kind {
             NetErrorKind::Refused => ReplyCode::CONNECTION_REFUSED,
             NetErrorKind::Unreachable => ReplyCode::NETWORK_UNREACHABLE,
-            NetErrorKind::TimedOut => ReplyCode::HOST_UNREACHABLE,
+            NetErrorKind::TimedOut => ReplyCode::TTL_EXPIRED,
             _ => ReplyCode::GENERAL_FAILURE,
         };
         Refused { code, text }
@@ -56,16 +56,14 @@ pub fn can_bind(source: IpAddr) -> Result<(), Refused> {
     let socket = if source.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
     let bound = socket.and_then(|socket| socket.bind(SocketAddr::new(source, 0)));
     bound.map_err(|error| {
-        let advice = match error.kind() {
-            std::io::ErrorKind::AddrNotAvailable => {
-                ": no interface of this host has the address (`ip address add` puts it there)"
-            }
-            _ => "",
+        let (code, advice) = match error.kind() {
+            std::io::ErrorKind::AddrNotAvailable => (
+                ReplyCode::ADDRESS_NOT_SUPPORTED,
+                ": no interface of this host has the address (`ip address add` puts it there)",
+            ),
+            _ => (ReplyCode::GENERAL_FAILURE, ""),
         };
-        Refused {
-            code: ReplyCode::GENERAL_FAILURE,
-            text: format!("bind to {source}: {error}{advice}"),
-        }
+        Refused { code, text: format!("bind to {source}: {error}{advice}") }
     })
 }
 
@@ -101,7 +99,7 @@ async fn dial(
     match timeout(patience, dialled).await {
         Ok(dialled) => dialled.map_err(Refused::from),
         Err(_) => Err(Refused {
-            code: ReplyCode::HOST_UNREACHABLE,
+            code: ReplyCode::TTL_EXPIRED,
             text: format!("connect to {remote}: no answer within {patience:?}"),
         }),
     }
@@ -181,7 +179,7 @@ mod tests {
         for (kind, code) in [
             (NetErrorKind::Refused, ReplyCode::CONNECTION_REFUSED),
             (NetErrorKind::Unreachable, ReplyCode::NETWORK_UNREACHABLE),
-            (NetErrorKind::TimedOut, ReplyCode::HOST_UNREACHABLE),
+            (NetErrorKind::TimedOut, ReplyCode::TTL_EXPIRED),
             (NetErrorKind::Exhausted, ReplyCode::GENERAL_FAILURE),
         ] {
             let refused = Refused::from(NetError { kind, text: "why".into() });

@@ -1,6 +1,6 @@
 //! What happens once a client has its destination: octets go both ways, and so do the ends of streams. Invariants: an end is passed on
 //! after everything before it; when one side fails, what the other still has to say arrives if it can; a relay in which
-//! nothing moves ends at the listener's timeout.
+//! nothing moves ends at the listener's idle_timeout.
 use crate::connection::Listening;
 use crate::{copy, splice};
 use kumo_driver::counters::Counter;
@@ -28,7 +28,7 @@ impl fmt::Display for Broken {
             Broken::Reading(error) => write!(f, "a side broke off: {error}"),
             Broken::Writing(error) => write!(f, "a side takes no more: {error}"),
             Broken::Idle(patience) => {
-                write!(f, "nobody said anything for {patience:?}, the listener's timeout")
+                write!(f, "nobody said anything for {patience:?}, the listener's idle_timeout")
             }
         }
     }
@@ -111,7 +111,7 @@ pub async fn run(
     tokio::select! {
         biased;
         ended = relaying => ended,
-        () = activity.ceases(listening.timeout) => Err(Broken::Idle(listening.timeout)),
+        () = activity.ceases(listening.idle_timeout) => Err(Broken::Idle(listening.idle_timeout)),
     }
 }
 

@@ -152,6 +152,7 @@ impl Bound {
             authentication,
             tls: tls.map(Arc::new),
             timeout: config.timeout,
+            idle_timeout: config.idle_timeout,
             use_splice: config.use_splice && can_splice(),
             keepalive: config.tcp_keepalive,
             stopped: stopped.clone(),

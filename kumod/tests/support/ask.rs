@@ -1,5 +1,5 @@
 //! What operators and their scripts ask of a running kumod, as they do: over HTTP, and with kcli's own binary.
-use super::support::{Kumod, PATIENCE};
+use super::{Kumod, PATIENCE};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;
