@@ -84,7 +84,11 @@ impl Lives {
         let mut at_work = 0;
         while at_work < count {
             let tries = self.over.len();
-            assert!(tries < (count + 1) * TRIES, "{at_work} of {tries} lives ended at work");
+            let said = self.over.last().map(|life| &life.said);
+            assert!(
+                tries < (count + 1) * TRIES,
+                "{at_work} of {tries} lives ended at work; the last said {said:#?}"
+            );
             if self.choices.one_in(4) {
                 self.end_early(&launch);
                 afterwards(self);

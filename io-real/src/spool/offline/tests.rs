@@ -542,7 +542,7 @@ async fn damage_of_an_older_log_is_reported() {
     let missing = check(&folders).await;
     for (findings, sign) in [
         (&flipped, "octets"),
-        (&cut, "octets"),
+        (&cut, "Size mismatch: WAL"),
         (&emptied, "Size mismatch: WAL"),
         (&missing, "Missing WAL"),
     ] {

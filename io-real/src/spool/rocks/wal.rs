@@ -45,8 +45,9 @@ impl Finding {
     }
 }
 
-/// What is wrong with the logs of a database. A torn tail of a log that another one with records follows isn't
-/// taken for one: nothing is written to a new log before the old one is complete.
+/// What is wrong with the logs of a database. Where another log with records follows, a torn tail is believed only of what
+/// a crash can leave of one write: RocksDB goes on to a new log without having synced the old one. That nothing is
+/// missing which was synced, it knows itself: its MANIFEST says how much that was of each log that is complete.
 pub(super) fn examine(database: &Path) -> io::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let mut followed = false;
@@ -55,7 +56,8 @@ pub(super) fn examine(database: &Path) -> io::Result<Vec<Finding>> {
         if !contents.unreadable.is_empty() {
             findings.push(Finding {
                 octets: contents.octets,
-                torn_tail: contents.is_torn_tail() && !followed,
+                torn_tail: contents.is_torn_tail()
+                    && (!followed || contents.is_cut_short(&file)?),
                 unreadable: contents.unreadable,
                 file,
             });
@@ -70,10 +72,11 @@ pub(super) fn examine(database: &Path) -> io::Result<Vec<Finding>> {
 /// of one write: a record whose end isn't there, or zeros.
 pub(super) fn examine_strictly(file: &Path) -> io::Result<Option<Finding>> {
     let contents = read_log(file)?;
-    let Some(wrong) = contents.first_wrong.or(contents.unfinished_at_end) else { return Ok(None) };
-    let torn_tail = contents.last_record.is_some()
-        && contents.is_torn_tail()
-        && is_cut_short(file, wrong, contents.octets)?;
+    if contents.wrong().is_none() {
+        return Ok(None);
+    }
+    let torn_tail =
+        contents.last_record.is_some() && contents.is_torn_tail() && contents.is_cut_short(file)?;
     let (octets, unreadable) = (contents.octets, contents.unreadable);
     Ok(Some(Finding { file: file.to_owned(), octets, unreadable, torn_tail }))
 }
@@ -154,6 +157,16 @@ impl Contents {
     fn is_torn_tail(&self) -> bool {
         let Some(first) = self.unreadable.first() else { return false };
         self.last_record.is_none_or(|record| record < first.start)
+    }
+
+    /// Where the first record, or part of one, begins that isn't intact.
+    fn wrong(&self) -> Option<u64> {
+        self.first_wrong.or(self.unfinished_at_end)
+    }
+
+    /// Whether all that is wrong is one record whose end isn't there, or zeros.
+    fn is_cut_short(&self, file: &Path) -> io::Result<bool> {
+        self.wrong().map_or(Ok(false), |wrong| is_cut_short(file, wrong, self.octets))
     }
 
     fn mark_wrong(&mut self, range: Range<u64>) {
@@ -352,14 +365,18 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_tail_with_records_in_the_next_log_is_a_loss() {
+    fn before_records_in_the_next_log_only_a_cut_is_a_torn_tail() {
         let folder = tempfile::tempdir().unwrap();
         let (sound, _) = log(&[100, 200]);
-        fs::write(folder.path().join("000004.log"), &sound[..250]).unwrap();
-        fs::write(folder.path().join("000007.log"), b"").unwrap();
-        assert!(examine(folder.path()).unwrap()[0].torn_tail);
-        fs::write(folder.path().join("000007.log"), &sound).unwrap();
-        assert!(!examine(folder.path()).unwrap()[0].torn_tail);
+        let mut flipped = sound.clone();
+        flipped[250] ^= 1;
+        for (next, of_flipped) in [(&b""[..], true), (&sound, false)] {
+            fs::write(folder.path().join("000007.log"), next).unwrap();
+            for (tail, expected) in [(&sound[..250], true), (&flipped, of_flipped)] {
+                fs::write(folder.path().join("000004.log"), tail).unwrap();
+                assert_eq!(examine(folder.path()).unwrap()[0].torn_tail, expected);
+            }
+        }
     }
 
     fn examine_strictly_octets(octets: &[u8]) -> Option<Finding> {
