@@ -17,8 +17,10 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
-/// The environment variable with the filter to start with.
+/// The environment variable with kumod's filter to start with.
 pub const FILTER_VARIABLE: &str = "KUMOD_LOG";
+/// With proxy-server's.
+pub const PROXY_FILTER_VARIABLE: &str = "KUMO_PROXY_LOG";
 /// What is told where nobody says otherwise.
 pub const DEFAULT_FILTER: &str = "info,hickory_proto=warn,hickory_resolver=warn,rustls=warn";
 
@@ -51,7 +53,7 @@ pub struct DiagnosticOptions {
     pub format: Format,
     /// Hourly files `log.YYYY-MM-DD-HH` (UTC) here instead of stderr.
     pub directory: Option<PathBuf>,
-    /// In force if [`FILTER_VARIABLE`] isn't set; `None` is [`DEFAULT_FILTER`].
+    /// In force if the environment says nothing; `None` is [`DEFAULT_FILTER`].
     pub filter: Option<String>,
 }
 
@@ -64,10 +66,13 @@ pub struct Diagnostics {
 impl Diagnostics {
     /// Once for the whole process.
     pub fn start(options: &DiagnosticOptions) -> Result<Diagnostics, String> {
-        let filter = match std::env::var(FILTER_VARIABLE) {
-            Ok(text) => {
-                parse_filter(&text).map_err(|error| format!("{FILTER_VARIABLE}: {error}"))?
-            }
+        Diagnostics::start_with(FILTER_VARIABLE, options)
+    }
+
+    /// With the name of the variable that holds the filter.
+    pub fn start_with(variable: &str, options: &DiagnosticOptions) -> Result<Diagnostics, String> {
+        let filter = match std::env::var(variable) {
+            Ok(text) => parse_filter(&text).map_err(|error| format!("{variable}: {error}"))?,
             Err(_) => parse_filter(options.filter.as_deref().unwrap_or(DEFAULT_FILTER))?,
         };
         let (subscriber, diagnostics) = build(options, filter)?;

@@ -1,7 +1,10 @@
 //! Metrics for Prometheus, under the names that operators' dashboards know (core.md 10), and as JSON. What has no
 //! counterpart there begins with `kumod_`.
 //! Invariant: a metric that names queues has at most [`METRIC_SERIES`] series: the largest, and the sum of the rest under
-//! `(others)`. Nothing is counted here: a [`Snapshot`] is filled when somebody asks, and rendered.
+//! `(others)`. Nothing is counted here: a [`Snapshot`] is filled when somebody asks, and rendered. What proxy-server tells is
+//! [`proxy`]'s.
+pub mod proxy;
+
 use crate::logs::LogCounters;
 use kumo_core::engine::listing::{
     ClassSummary, Counts, ReadySummary, ScheduledSummary, SourceSummary,

@@ -56,7 +56,11 @@ fn no_binary_of_the_product_holds_a_canary() {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/src/canary.rs"),
     );
     assert!(source.expect("core's canaries").contains("concat!(\"canary-\", $name)"));
-    for binary in [env!("CARGO_BIN_EXE_kumod"), env!("CARGO_BIN_EXE_kcli")] {
+    for binary in [
+        env!("CARGO_BIN_EXE_kumod"),
+        env!("CARGO_BIN_EXE_kcli"),
+        env!("CARGO_BIN_EXE_proxy-server"),
+    ] {
         let octets = std::fs::read(binary).expect("cargo has built it");
         let found = octets.windows(10).any(|window| window == b"canary-ack");
         assert!(!found, "{binary} holds a canary");

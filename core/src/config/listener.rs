@@ -137,13 +137,13 @@ impl Constructed for EsmtpListener {
     }
 }
 
-fn check_hostname(table: &mut Table, hostname: Option<&str>) {
+pub(super) fn check_hostname(table: &mut Table, hostname: Option<&str>) {
     let wrong = "it must be a host name or an address in [ ]";
     table.check("hostname", hostname.is_none_or(is_host_name), wrong);
 }
 
 /// Certificate and private key.
-fn pem_files(table: &mut Table) -> (Option<String>, Option<String>) {
+pub(super) fn pem_files(table: &mut Table) -> (Option<String>, Option<String>) {
     table.together("tls_certificate", "tls_private_key");
     let mut file = |key| table.optional::<PemFile>(key).map(|PemFile(path)| path);
     (file("tls_certificate"), file("tls_private_key"))

@@ -5,6 +5,7 @@ pub mod duration;
 pub mod egress;
 pub mod listener;
 pub mod options;
+pub mod proxy_listener;
 pub mod queue;
 pub mod rate;
 pub mod read;
@@ -16,6 +17,7 @@ mod tests;
 
 pub use egress::{EgressPath, EgressPool, PoolEntry};
 pub use listener::{EsmtpListener, HttpListener, ListenerDomain};
+pub use proxy_listener::ProxyListener;
 pub use queue::QueueConfig;
 pub use rate::{LimitSpec, ThrottleSpec};
 pub use secret::Secret;

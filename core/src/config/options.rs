@@ -201,6 +201,33 @@ option_tables! {
         without_effect: ;
         refused:
     }
+    PROXY_LISTENER = "proxy.start_proxy_listener", "" {
+        effective in "kumod/tests/proxy_server.rs" {
+            listen: what_both_sides_say_arrives_and_so_do_the_ends,
+            timeout: who_never_ends_a_handshake_is_cut_off_in_time,
+            idle_timeout: a_relay_in_which_nobody_speaks_ends_and_one_that_goes_on_doesnt,
+            hostname: a_tls_listener_serves_tls_alone,
+            use_tls: a_tls_listener_serves_tls_alone,
+            tls_certificate: a_tls_listener_shows_the_certificate_it_is_given,
+            tls_private_key: a_tls_listener_shows_the_certificate_it_is_given,
+            require_auth: policy_judges_passwords,
+            use_splice: what_both_sides_say_arrives_and_so_do_the_ends,
+            tcp_keepalive: both_sockets_are_kept_alive_as_told,
+            max_connections: a_listener_takes_as_many_connections_as_it_may,
+        }
+        without_effect: ;
+        refused:
+    }
+    TCP_KEEPALIVE = "proxy.start_proxy_listener", "tcp_keepalive" {
+        effective in "kumod/tests/proxy_server.rs" {
+            enabled: both_sockets_are_kept_alive_as_told,
+            time: both_sockets_are_kept_alive_as_told,
+            interval: both_sockets_are_kept_alive_as_told,
+            retries: both_sockets_are_kept_alive_as_told,
+        }
+        without_effect: ;
+        refused:
+    }
     LISTENER_DOMAIN = "kumo.make_listener_domain", "" {
         effective in "core/src/smtp/server/tests.rs" {
             relay_to: events_come_in_order_and_only_where_handled,

@@ -97,6 +97,27 @@ fn listeners() -> Vec<Sample> {
             }),
         },
         Sample {
+            options: &options::PROXY_LISTENER,
+            parse: rendered::<ProxyListener>,
+            wrap: |table| table,
+            least: json!({
+                "listen": "127.0.0.1:1080", "tls_certificate": "a", "tls_private_key": "b",
+            }),
+            keys: json!({
+                "listen": "0:1081", "hostname": "proxy.example.com", "timeout": "5m",
+                "idle_timeout": "5m", "use_tls": true, "tls_certificate": "/c.pem", "tls_private_key": "/k.pem",
+                "require_auth": true, "use_splice": false, "tcp_keepalive": {"retries": 5},
+                "max_connections": 5,
+            }),
+        },
+        Sample {
+            options: &options::TCP_KEEPALIVE,
+            parse: rendered::<ProxyListener>,
+            wrap: |table| json!({"listen": "127.0.0.1:1080", "tcp_keepalive": table}),
+            least: json!({}),
+            keys: json!({"enabled": false, "time": "1m", "interval": 5, "retries": 5}),
+        },
+        Sample {
             options: &options::LISTENER_DOMAIN,
             parse: rendered::<ListenerDomain>,
             wrap: |table| table,
@@ -408,6 +429,8 @@ fn a_key_is_effective_exactly_if_the_type_has_a_field_for_it() {
         (fields(EsmtpListener::default()), &options::ESMTP_LISTENER),
         (fields(EsmtpListener::default().trace_headers), &options::TRACE_HEADERS),
         (fields(HttpListener::default()), &options::HTTP_LISTENER),
+        (fields(ProxyListener::default()), &options::PROXY_LISTENER),
+        (fields(ProxyListener::default().tcp_keepalive), &options::TCP_KEEPALIVE),
         (fields(ListenerDomain::default()), &options::LISTENER_DOMAIN),
         (fields(RocksParams::default()), &options::ROCKS_PARAMS),
         (fields(spool), &options::SPOOL),
@@ -535,6 +558,7 @@ fn required_keys_are_asked_for() {
         (wrong::<EgressPool>(json!({"name": "p", "entries": [{}]})), "entries[1].name: it is"),
         (wrong::<EgressSource>(json!({})), "name: it is required"),
         (wrong::<EgressSource>(json!({"name": ""})), "name: it is empty"),
+        (wrong::<ProxyListener>(json!({})), "listen: it is required"),
     ] {
         assert!(error.contains(key), "{error}");
     }
@@ -752,6 +776,17 @@ fn values_that_could_do_harm_are_refused() {
         (wrong::<EgressPath>(json!({"smtp_auth_plain_username": "u"})), "belong together"),
         (wrong::<QueueConfig>(json!({"retry_interval": 0})), "retry_interval: it must be above 0"),
         (wrong::<QueueConfig>(json!({"max_retry_interval": "0s"})), "max_retry_interval: it must"),
+        (wrong::<ProxyListener>(json!({"timeout": 0})), "timeout: it must be above 0"),
+        (wrong::<ProxyListener>(json!({"idle_timeout": 0})), "idle_timeout: it must be above 0"),
+        (wrong::<ProxyListener>(json!({"max_connections": 0})), "max_connections: it must be"),
+        (
+            wrong::<ProxyListener>(json!({"tcp_keepalive": {"time": "10ms"}})),
+            "tcp_keepalive.time: it must be between 1s",
+        ),
+        (
+            wrong::<ProxyListener>(json!({"tcp_keepalive": {"retries": 0}})),
+            "tcp_keepalive.retries: it must be between",
+        ),
         (wrong::<EsmtpListener>(json!({"hostname": ""})), "hostname: "),
         (wrong::<EsmtpListener>(json!({"banner": "a\nb"})), "banner: "),
         (wrong::<EsmtpListener>(json!({"tls_certificate": "/c"})), "belong together"),

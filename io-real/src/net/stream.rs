@@ -53,7 +53,8 @@ impl RealStream {
         RealStream { transport, tls, read_room: READ_CHUNK_OCTETS_MIN }
     }
 
-    pub(super) fn tcp(&self) -> &TcpStream {
+    /// The socket, for its options and its addresses.
+    pub fn tcp(&self) -> &TcpStream {
         match &self.transport {
             Transport::Plain(tcp) => tcp,
             Transport::TlsClient(tls) => tls.get_ref().0,
@@ -81,7 +82,8 @@ impl RealStream {
         Pin::new(self.get_mut().duplex())
     }
 
-    fn is_plain(&self) -> bool {
+    /// Whether the socket carries what is read and written as it is.
+    pub fn is_plain(&self) -> bool {
         matches!(self.transport, Transport::Plain(_))
     }
 

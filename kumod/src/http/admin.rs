@@ -5,6 +5,7 @@ use super::api::{
 };
 use super::errors::{ApiError, parse};
 use super::serve::Operations;
+use crate::diagnostics::Diagnostics;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -222,6 +223,11 @@ pub async fn bump_epoch(State(operations): State<Operations>) -> Answer<()> {
 }
 
 pub async fn set_log_filter(State(operations): State<Operations>, body: Bytes) -> Answer<()> {
-    let LogFilterRequest { filter } = parse(&body)?;
-    operations.diagnostics.set_filter(&filter).map_err(ApiError::unprocessable)
+    set_filter(&operations.diagnostics, &body)
+}
+
+/// Of a process of whichever kind.
+pub fn set_filter(diagnostics: &Diagnostics, body: &[u8]) -> Answer<()> {
+    let LogFilterRequest { filter } = parse(body)?;
+    diagnostics.set_filter(&filter).map_err(ApiError::unprocessable)
 }

@@ -33,7 +33,7 @@ pub async fn liveness(State(operations): State<Operations>) -> Response {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MetricsQuery {
-    prefix: Option<String>,
+    pub prefix: Option<String>,
 }
 
 pub async fn metrics(

@@ -1,6 +1,7 @@
 //! Accepting HTTP connections, and who may ask what. Invariant: every wait for a client has a deadline, every body a limit,
 //! the number of connections too; the guard stands before every route but liveness.
 use super::errors::ApiError;
+use super::proxy::{self, ProxyOperations};
 use super::{admin, inject, inspect, sources, spool};
 use crate::diagnostics::Diagnostics;
 use crate::world::RealWorld;
@@ -18,7 +19,8 @@ use kumo_core::port::{Host, Listener, NetError, NetErrorKind, Network};
 use kumo_core::port::{Stream, TlsAccept};
 use kumo_driver::counters::Service as Counts;
 use kumo_driver::node::Handle;
-use kumo_io_real::net::{RealListener, RealStream};
+use kumo_io_real::host::RealHost;
+use kumo_io_real::net::{RealListener, RealNetwork, RealStream};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +53,7 @@ pub struct Client {
 }
 
 fn router(body_limit: usize) -> Router<Operations> {
-    Router::new()
+    let routes = Router::new()
         .route("/api/inject/v1", post(inject::inject))
         .route("/api/check-liveness/v1", get(inspect::liveness))
         .route("/metrics", get(inspect::metrics))
@@ -84,9 +86,26 @@ fn router(body_limit: usize) -> Router<Operations> {
             "/api/admin/spool-quarantine/v1",
             get(spool::quarantine).delete(spool::drop_quarantined),
         )
-        .route("/api/admin/spool-quarantine-export/v1", get(spool::export))
-        .layer(DefaultBodyLimit::max(body_limit))
-        .layer(middleware::from_fn(guard))
+        .route("/api/admin/spool-quarantine-export/v1", get(spool::export));
+    guarded(routes, body_limit)
+}
+
+/// For those who are trusted, and up to this size.
+pub fn guarded<S: Clone + Send + Sync + 'static>(
+    routes: Router<S>,
+    body_limit: usize,
+) -> Router<S> {
+    routes.layer(DefaultBodyLimit::max(body_limit)).layer(middleware::from_fn(guard))
+}
+
+/// Where kumod's HTTP connections are counted.
+#[derive(Clone)]
+struct OfKumod(Handle<RealWorld>);
+
+impl AsRef<Counts> for OfKumod {
+    fn as_ref(&self) -> &Counts {
+        &self.0.counters().http_listener
+    }
 }
 
 async fn guard(
@@ -110,14 +129,22 @@ pub struct HttpService {
 
 impl HttpService {
     pub async fn bind(world: &RealWorld, config: HttpListener) -> Result<HttpService, NetError> {
+        HttpService::bind_on(&world.network, &world.host, config).await
+    }
+
+    pub async fn bind_on(
+        network: &RealNetwork,
+        host: &RealHost,
+        config: HttpListener,
+    ) -> Result<HttpService, NetError> {
         let tls = config.use_tls.then(|| TlsAccept {
-            hostname: config.hostname.as_deref().map_or_else(|| world.host.hostname(), Into::into),
+            hostname: config.hostname.as_deref().map_or_else(|| host.hostname(), Into::into),
             certificate: config.tls_certificate.clone().zip(config.tls_private_key.clone()),
         });
         if let Some(tls) = &tls {
-            world.network.prepare_tls(tls)?;
+            network.prepare_tls(tls)?;
         }
-        let listener = world.network.listen(config.listen).await?;
+        let listener = network.listen(config.listen).await?;
         Ok(HttpService { listener, config: Arc::new(config), tls: tls.map(Arc::new) })
     }
 
@@ -128,21 +155,40 @@ impl HttpService {
     }
 
     /// Until `stop` says so; returns once the requests under way are answered, or given up.
-    pub async fn serve(mut self, operations: Operations, mut stop: watch::Receiver<bool>) {
+    pub async fn serve(self, operations: Operations, stop: watch::Receiver<bool>) {
+        let counts = OfKumod(operations.handle.clone());
+        let router = router(self.body_limit()).with_state(operations);
+        self.serve_router(router, counts, stop).await;
+    }
+
+    /// The same for proxy-server.
+    pub async fn serve_proxy(self, operations: ProxyOperations, stop: watch::Receiver<bool>) {
+        let counts = operations.http.clone();
+        let router = proxy::router(operations, self.body_limit());
+        self.serve_router(router, counts, stop).await;
+    }
+
+    fn body_limit(&self) -> usize {
+        usize::try_from(self.config.request_body_limit).unwrap_or(usize::MAX)
+    }
+
+    async fn serve_router(
+        mut self,
+        router: Router,
+        counts: impl AsRef<Counts> + Clone + Send + Sync + 'static,
+        mut stop: watch::Receiver<bool>,
+    ) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
-        let limit = usize::try_from(self.config.request_body_limit).unwrap_or(usize::MAX);
-        let router = router(limit).with_state(operations.clone());
         loop {
             let accepted = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
                 accepted = self.listener.accept() => accepted,
             };
-            let counts = &operations.handle.counters().http_listener;
             match accepted {
                 Ok((stream, peer)) => {
                     let Ok(slot) = slots.clone().try_acquire_owned() else {
-                        counts.connections_denied.add(1);
+                        counts.as_ref().connections_denied.add(1);
                         continue;
                     };
                     let trusted =
@@ -152,9 +198,9 @@ impl HttpService {
                         tls: self.tls.clone(),
                         stop: stop.clone(),
                     };
-                    let handle = operations.handle.clone();
+                    let counts = counts.clone();
                     tokio::spawn(async move {
-                        let counts: &Counts = &handle.counters().http_listener;
+                        let counts: &Counts = counts.as_ref();
                         counts.connections.add(1);
                         counts.connections_total.add(1);
                         connection.run(stream).await;

@@ -8,7 +8,7 @@ use super::setup::{Setup, Shared, expect_init};
 use kumo_core::config::options::Constructed;
 use kumo_core::config::{
     EgressPath, EgressPool, EgressSource, EsmtpListener, HttpListener, ListenerDomain, LocalLogs,
-    QueueConfig, SpoolDefinition,
+    ProxyListener, QueueConfig, SpoolDefinition,
 };
 use kumo_core::limits;
 use mlua::{Lua, MetaMethod, Table, UserData, UserDataMethods, Value as Lv};
@@ -27,7 +27,7 @@ impl<T: Constructed + 'static> UserData for Made<T> {
 }
 
 /// Adds a parsed value to what `init` asks for; the text says why not.
-type Ask<T> = fn(&mut Setup, T) -> Result<(), String>;
+pub type Ask<T> = fn(&mut Setup, T) -> Result<(), String>;
 
 pub fn register(
     lua: &Lua,
@@ -46,9 +46,9 @@ pub fn register(
     ask::<LocalLogs>(lua, kumo, program, shared, set_local_logs)
 }
 
-/// The name within the module: without `kumo.`.
-fn short_name<T: Constructed>() -> &'static str {
-    T::CONSTRUCTOR.strip_prefix("kumo.").unwrap_or(T::CONSTRUCTOR)
+/// The name within its module: without `kumo.`.
+fn short_name(constructor: &'static str) -> &'static str {
+    constructor.rsplit_once('.').map_or(constructor, |(_, name)| name)
 }
 
 fn make<T: Constructed + Send + Sync + 'static>(
@@ -58,9 +58,9 @@ fn make<T: Constructed + Send + Sync + 'static>(
 ) -> mlua::Result<()> {
     let program = program.clone();
     let function = lua.create_function(move |lua, table: Lv| {
-        lua.create_userdata(Made(parse::<T>(lua, &program, &table)?))
+        lua.create_userdata(Made(parse::<T>(lua, &program, T::CONSTRUCTOR, &table)?))
     })?;
-    kumo.raw_set(short_name::<T>(), function)
+    kumo.raw_set(short_name(T::CONSTRUCTOR), function)
 }
 
 fn ask<T: Constructed + 'static>(
@@ -70,29 +70,40 @@ fn ask<T: Constructed + 'static>(
     shared: &Shared,
     add: Ask<T>,
 ) -> mlua::Result<()> {
-    let (program, shared) = (program.clone(), shared.clone());
-    let function = lua.create_function(move |lua, table: Lv| {
-        expect_init(lua, &lock(&shared), T::CONSTRUCTOR)?;
-        let value = parse::<T>(lua, &program, &table)?;
-        let added = add(&mut lock(&shared).setup, value);
-        added.map_err(|why| fault(lua, format!("{}: {why}", T::CONSTRUCTOR)))
-    })?;
-    kumo.raw_set(short_name::<T>(), function)
+    ask_as(lua, kumo, T::CONSTRUCTOR, program, shared, add)
 }
 
-fn parse<T: Constructed>(lua: &Lua, program: &Program, table: &Lv) -> mlua::Result<T> {
+/// The function `name`, such as `kumo.define_spool`, in the table of its module.
+pub fn ask_as<T: Constructed + 'static>(
+    lua: &Lua,
+    module: &Table,
+    name: &'static str,
+    program: &Arc<Program>,
+    shared: &Shared,
+    add: Ask<T>,
+) -> mlua::Result<()> {
+    let (program, shared) = (program.clone(), shared.clone());
+    let function = lua.create_function(move |lua, table: Lv| {
+        expect_init(lua, &program, &lock(&shared), name)?;
+        let value = parse::<T>(lua, &program, name, &table)?;
+        let added = add(&mut lock(&shared).setup, value);
+        added.map_err(|why| fault(lua, format!("{name}: {why}")))
+    })?;
+    module.raw_set(short_name(name), function)
+}
+
+fn parse<T: Constructed>(lua: &Lua, program: &Program, name: &str, table: &Lv) -> mlua::Result<T> {
     if !table.is_table() {
-        let (name, given) = (T::CONSTRUCTOR, show(table));
+        let given = show(table);
         return Err(fault(lua, format!("{name}: expected a table, got {given}")));
     }
     let Value::Object(map) = to_json(lua, table, Floats::Whole)? else {
-        let name = T::CONSTRUCTOR;
         return Err(fault(lua, format!("{name}: expected a table with keys, got a list")));
     };
-    let parsed = T::parse(map).map_err(|error| fault(lua, error.to_string()))?;
+    let parsed = T::parse(map).map_err(|error| fault(lua, format!("{name}: {}", error.text)))?;
     let place = calling_line(lua).map_or(String::new(), |place| format!("{place}: "));
     for warning in parsed.warnings {
-        program.warn(format!("{place}{}: {warning}", T::CONSTRUCTOR));
+        program.warn(format!("{place}{name}: {warning}"));
     }
     Ok(parsed.value)
 }
@@ -103,20 +114,27 @@ fn add_esmtp_listener(setup: &mut Setup, listener: EsmtpListener) -> Result<(), 
     Ok(())
 }
 
-fn add_http_listener(setup: &mut Setup, listener: HttpListener) -> Result<(), String> {
+pub fn add_http_listener(setup: &mut Setup, listener: HttpListener) -> Result<(), String> {
     check_address(setup, listener.listen)?;
     setup.http_listeners.push(listener);
     Ok(())
 }
 
+pub fn add_proxy_listener(setup: &mut Setup, listener: ProxyListener) -> Result<(), String> {
+    check_address(setup, listener.listen)?;
+    setup.proxy_listeners.push(listener);
+    Ok(())
+}
+
 fn check_address(setup: &Setup, address: std::net::SocketAddr) -> Result<(), String> {
     let smtp = setup.esmtp_listeners.iter().map(|listener| listener.listen);
-    let mut all = smtp.chain(setup.http_listeners.iter().map(|listener| listener.listen));
+    let http = setup.http_listeners.iter().map(|listener| listener.listen);
+    let all = smtp.chain(http).chain(setup.proxy_listeners.iter().map(|listener| listener.listen));
     // Port 0 is a different port each time.
-    if address.port() != 0 && all.any(|other| other == address) {
+    if address.port() != 0 && all.clone().any(|other| other == address) {
         return Err(format!("there already is a listener on {address}"));
     }
-    if setup.esmtp_listeners.len() + setup.http_listeners.len() >= limits::POLICY_LISTENERS {
+    if all.count() >= limits::POLICY_LISTENERS {
         return Err(format!("more than {} listeners", limits::POLICY_LISTENERS));
     }
     Ok(())

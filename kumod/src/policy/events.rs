@@ -27,7 +27,17 @@ pub const EGRESS_SOURCE: &str = "get_egress_source";
 pub const EGRESS_PATH: &str = "get_egress_path_config";
 pub const THROTTLE_INSERT: &str = "throttle_insert_ready_queue";
 pub const REQUEUE: &str = "requeue_message";
+pub const PROXY_INIT: &str = "proxy_init";
+pub const PROXY_AUTH: &str = "proxy_server_auth_rfc1929";
 
+/// The program whose policy it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    Kumod,
+    ProxyServer,
+}
+
+/// By kumod.
 const CALLED: [&str; 19] = [
     INIT,
     PRE_INIT,
@@ -50,13 +60,15 @@ const CALLED: [&str; 19] = [
     REQUEUE,
 ];
 
-/// Events of the reference MTA that this version never calls.
+const CALLED_BY_PROXY_SERVER: [&str; 2] = [PROXY_INIT, PROXY_AUTH];
+
+/// Events of the reference MTA that this version of kumod never calls.
 const NOT_YET: [&str; 17] = [
     "get_acl_definition",
     "http_server_validate_auth_basic",
     "http_server_validate_auth_bearer",
-    "proxy_init",
-    "proxy_server_auth_rfc1929",
+    PROXY_INIT,
+    PROXY_AUTH,
     "rebind_message",
     "should_enqueue_log_record",
     "shutdown_logging",
@@ -74,16 +86,27 @@ const NOT_YET: [&str; 17] = [
 /// Events that may have several handlers; of any other only the last one counts.
 const MULTIPLE: [&str; 4] = [PRE_INIT, QUEUE_CONFIG, THROTTLE_INSERT, REQUEUE];
 
-pub fn called() -> impl Iterator<Item = &'static str> {
-    CALLED.into_iter()
+impl Service {
+    /// The events it calls.
+    pub fn called(self) -> &'static [&'static str] {
+        match self {
+            Service::Kumod => &CALLED,
+            Service::ProxyServer => &CALLED_BY_PROXY_SERVER,
+        }
+    }
+
+    /// The event in which things are started.
+    pub fn init(self) -> &'static str {
+        match self {
+            Service::Kumod => INIT,
+            Service::ProxyServer => PROXY_INIT,
+        }
+    }
 }
 
-pub fn is_called(event: &str) -> bool {
-    CALLED.contains(&event)
-}
-
+/// By some program, in some version.
 pub fn is_known(event: &str) -> bool {
-    is_called(event) || NOT_YET.contains(&event)
+    CALLED.contains(&event) || NOT_YET.contains(&event)
 }
 
 pub fn is_multiple(event: &str) -> bool {

@@ -37,6 +37,7 @@ mod module;
 mod nearest;
 mod pool;
 mod program;
+mod proxy;
 mod reject;
 mod serde_module;
 mod service;
@@ -50,6 +51,7 @@ mod tools;
 mod tests;
 
 pub use error::PolicyError;
+pub use proxy::{Client, LoadedProxy, ProxyPolicy};
 pub use service::{Loaded, LuaPolicy};
 pub use setup::Setup;
 pub use tools::{Report, script, validate};

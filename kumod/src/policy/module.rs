@@ -1,11 +1,12 @@
-//! The `kumo` module: what policy gets from `require 'kumo'`.
+//! The `kumo` module: what policy gets from `require 'kumo'`. What belongs to proxy-server alone is [`proxy`]'s.
 //! Invariant: a name that isn't here is an error that says so, never a silent nil.
 use super::budget::Budget;
 use super::convert::{Floats, to_json};
 use super::error::{calling_line, fault};
+use super::events::Service;
 use super::program::{Program, lock};
 use super::setup::{self, Shared};
-use super::{constructors, nearest, reject, serde_module, time_module};
+use super::{constructors, nearest, proxy, reject, serde_module, time_module};
 use mlua::{Lua, Table, Value as Lv, Variadic};
 use std::sync::Arc;
 
@@ -46,42 +47,53 @@ pub fn register(
     time_module::register(lua, &kumo)?;
     register_logging(lua, &kumo)?;
     register_without_effect(lua, &kumo, program)?;
-    let (shared, collected) = (shared.clone(), shared.clone());
+    let (failing, collected) = (shared.clone(), shared.clone());
     let failed = lua.create_function(move |_, ()| {
-        lock(&shared).validation_failed = true;
+        lock(&failing).validation_failed = true;
         Ok(())
     })?;
     kumo.raw_set("validation_failed", failed)?;
-    register_suspension(lua, &kumo, collected)?;
-    forbid_unknown_names(lua, &kumo)?;
-    lua.register_module("kumo", kumo)
+    register_suspension(lua, &kumo, program, collected)?;
+    forbid_unknown_names(lua, &kumo, "kumo")?;
+    lua.register_module("kumo", kumo)?;
+    match program.service {
+        Service::Kumod => Ok(()),
+        Service::ProxyServer => proxy::register(lua, program, shared),
+    }
 }
 
-fn register_suspension(lua: &Lua, kumo: &Table, collected: Shared) -> mlua::Result<()> {
+fn register_suspension(
+    lua: &Lua,
+    kumo: &Table,
+    program: &Arc<Program>,
+    collected: Shared,
+) -> mlua::Result<()> {
     const NAME: &str = "suspend_delivery_when_spool_unhealthy";
+    let program = program.clone();
     let function = lua.create_function(move |lua, suspend: Lv| {
         let Lv::Boolean(suspend) = suspend else {
             let text = format!("kumo.{NAME} wants true or false, not a {}", suspend.type_name());
             return Err(mlua::Error::runtime(text));
         };
         let mut collected = lock(&collected);
-        setup::expect_init(lua, &collected, &format!("kumo.{NAME}"))?;
+        setup::expect_init(lua, &program, &collected, &format!("kumo.{NAME}"))?;
         collected.setup.suspend_delivery_when_spool_unhealthy = suspend;
         Ok(())
     })?;
     kumo.raw_set(NAME, function)
 }
 
-fn forbid_unknown_names(lua: &Lua, kumo: &Table) -> mlua::Result<()> {
-    let names = kumo.pairs::<String, Lv>().map(|pair| Ok(pair?.0));
+/// Of the module called `module`.
+pub fn forbid_unknown_names(lua: &Lua, table: &Table, module: &'static str) -> mlua::Result<()> {
+    let names = table.pairs::<String, Lv>().map(|pair| Ok(pair?.0));
     let names: Vec<String> = names.collect::<mlua::Result<_>>()?;
     let unknown = lua.create_function(move |lua, (_, name): (Lv, String)| {
         let hint = nearest::hint(&name, names.iter().map(String::as_str));
-        Err::<(), _>(fault(lua, format!("this version has no kumo.{name}{hint}")))
+        Err::<(), _>(fault(lua, format!("this version has no {module}.{name}{hint}")))
     })?;
     let meta = lua.create_table()?;
     meta.raw_set("__index", unknown)?;
-    kumo.set_metatable(Some(meta))
+    table.set_metatable(Some(meta))
 }
 
 fn register_without_effect(lua: &Lua, kumo: &Table, program: &Arc<Program>) -> mlua::Result<()> {

@@ -2,6 +2,7 @@
 //! Invariant: every Lua state is made of the same text, also if somebody edits the files in the meantime.
 use super::PolicyOptions;
 use super::error::PolicyError;
+use super::events::Service;
 use kumo_core::limits;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -13,6 +14,7 @@ pub struct Program {
     pub path: PathBuf,
     pub source: Arc<[u8]>,
     pub options: PolicyOptions,
+    pub service: Service,
     files: Mutex<BTreeMap<PathBuf, Option<Arc<[u8]>>>>,
     warnings: Mutex<BTreeSet<String>>,
 }
@@ -23,7 +25,16 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Program {
+    /// A policy of kumod.
     pub fn read(path: &Path, options: PolicyOptions) -> Result<Arc<Program>, PolicyError> {
+        Program::read_for(Service::Kumod, path, options)
+    }
+
+    pub fn read_for(
+        service: Service,
+        path: &Path,
+        options: PolicyOptions,
+    ) -> Result<Arc<Program>, PolicyError> {
         let source = read_file(path).map_err(|text| PolicyError {
             event: None,
             place: Some(path.display().to_string()),
@@ -33,6 +44,7 @@ impl Program {
             path: path.into(),
             source: source.into(),
             options,
+            service,
             files: Mutex::default(),
             warnings: Mutex::default(),
         }))

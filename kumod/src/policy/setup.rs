@@ -1,10 +1,10 @@
 //! What a policy asks for while it starts: its handlers, then listeners, spools and logs.
 //! Invariant: handlers are registered only while the files run, so that every state has the same ones; the rest
-//! only inside `pre_init` and `init`, which run once.
+//! only inside `pre_init` and `init`, or `proxy_init`, which run once.
 use super::error::{calling_line, fault};
 use super::program::{Program, lock};
 use super::{events, nearest};
-use kumo_core::config::{EsmtpListener, HttpListener, LocalLogs, SpoolDefinition};
+use kumo_core::config::{EsmtpListener, HttpListener, LocalLogs, ProxyListener, SpoolDefinition};
 use kumo_core::limits;
 use mlua::{Function, Lua, Table};
 use std::collections::BTreeMap;
@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex};
 pub struct Setup {
     pub esmtp_listeners: Vec<EsmtpListener>,
     pub http_listeners: Vec<HttpListener>,
+    /// Of proxy-server alone.
+    pub proxy_listeners: Vec<ProxyListener>,
     pub spools: Vec<SpoolDefinition>,
     pub local_logs: Option<LocalLogs>,
     /// Whether delivery pauses while the spool takes nothing (seed.md 2.5).
@@ -26,6 +28,7 @@ impl Default for Setup {
         Setup {
             esmtp_listeners: Vec::new(),
             http_listeners: Vec::new(),
+            proxy_listeners: Vec::new(),
             spools: Vec::new(),
             local_logs: None,
             suspend_delivery_when_spool_unhealthy: true,
@@ -45,7 +48,7 @@ pub struct Handler {
 pub enum Phase {
     /// The policy's files are being run.
     Loading,
-    /// `pre_init` or `init` runs.
+    /// `pre_init`, `init` or `proxy_init` runs.
     Initialising,
     Serving,
 }
@@ -116,12 +119,13 @@ pub fn register(
 }
 
 fn say_if_never_called(lua: &Lua, program: &Program, event: &str) {
-    if events::is_called(event) {
+    let called = program.service.called();
+    if called.contains(&event) {
         return;
     }
     let hint = match events::is_known(event) {
         true => String::new(),
-        false => nearest::hint(event, events::called()),
+        false => nearest::hint(event, called.iter().copied()),
     };
     let place = calling_line(lua).map_or(String::new(), |place| format!("{place}: "));
     program.warn(format!("{place}kumo.on: this version never calls {event:?}{hint}"));
@@ -133,12 +137,18 @@ fn place_of(function: &Function) -> String {
     format!("{file}:{}", info.line_defined.unwrap_or(0))
 }
 
-/// Fails unless `init` or `pre_init` runs.
-pub fn expect_init(lua: &Lua, collected: &Collected, function: &str) -> mlua::Result<()> {
+/// Fails unless `init` or `pre_init` runs, or what proxy-server has instead.
+pub fn expect_init(
+    lua: &Lua,
+    program: &Program,
+    collected: &Collected,
+    function: &str,
+) -> mlua::Result<()> {
+    let init = program.service.init();
     match collected.phase {
         Phase::Initialising => Ok(()),
         Phase::Loading | Phase::Serving => {
-            Err(fault(lua, format!("{function}: call it inside of the init event's handler")))
+            Err(fault(lua, format!("{function}: call it inside of the {init} event's handler")))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A SOCKS5 proxy's side of a handshake: methods, password if it wants one, then BIND with port 0 for the source address if the client likes, and
+//! A SOCKS5 proxy's side of a handshake: methods, password if it takes one, then BIND with port 0 for the source address if the client likes, and
 //! CONNECT. Invariants: one operation is asked for at a time and completed once; whoever doesn't speak SOCKS5, or asks too much,
 //! is told so as far as the protocol can, and closed; no more than one message is kept.
 use super::{
@@ -40,6 +40,27 @@ pub enum Output {
     Close(String),
 }
 
+/// What a proxy asks of its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authentication {
+    /// No password, whatever they offer.
+    None,
+    /// The password of those who offer one, who then have to be right.
+    Optional,
+    Required,
+}
+
+impl Authentication {
+    fn choose(self, offered: &[u8]) -> Option<u8> {
+        let wanted: &[u8] = match self {
+            Authentication::None => &[NO_AUTH],
+            Authentication::Optional => &[USER_PASS, NO_AUTH],
+            Authentication::Required => &[USER_PASS],
+        };
+        wanted.iter().copied().find(|method| offered.contains(method))
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Methods,
@@ -53,7 +74,7 @@ enum Stage {
 
 #[derive(Debug)]
 pub struct Server {
-    wants_password: bool,
+    authentication: Authentication,
     stage: Stage,
     source: Option<IpAddr>,
     requests: u32,
@@ -62,9 +83,9 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn new(wants_password: bool) -> Server {
+    pub fn new(authentication: Authentication) -> Server {
         Server {
-            wants_password,
+            authentication,
             stage: Stage::Methods,
             source: None,
             requests: 0,
@@ -169,14 +190,14 @@ impl Server {
         let Some(count) = self.input.get(1) else { return Ok(()) };
         let end = 2 + usize::from(*count);
         let Some(methods) = self.input.get(2..end) else { return Ok(()) };
-        let wanted = if self.wants_password { USER_PASS } else { NO_AUTH };
-        let fits = methods.contains(&wanted);
+        let chosen = self.authentication.choose(methods);
         self.input.drain(..end);
-        self.send(vec![VERSION, if fits { wanted } else { NOTHING_FITS }]);
-        if !fits {
-            return Err("it offers no method that is wanted here".into());
-        }
-        self.stage = if self.wants_password { Stage::Password } else { Stage::Request };
+        self.send(vec![VERSION, chosen.unwrap_or(NOTHING_FITS)]);
+        self.stage = match chosen {
+            Some(USER_PASS) => Stage::Password,
+            Some(_) => Stage::Request,
+            None => return Err("it offers no method that is wanted here".into()),
+        };
         self.advance();
         Ok(())
     }
@@ -264,8 +285,11 @@ mod tests {
 
     /// A handshake in pieces of so many octets: how it ended, and what the proxy was asked for.
     fn shake(request: Request, world: &World, piece: usize) -> (client::Output, Vec<Output>) {
-        let (mut client, mut server) =
-            (Handshake::new(request), Server::new(world.password.is_some()));
+        let authentication = match world.password {
+            Some(_) => Authentication::Required,
+            None => Authentication::None,
+        };
+        let (mut client, mut server) = (Handshake::new(request), Server::new(authentication));
         let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
         let mut asked = Vec::new();
         for _ in 0..10_000 {
@@ -364,6 +388,30 @@ mod tests {
     }
 
     #[test]
+    fn a_method_is_chosen_as_the_proxy_is_set_up() {
+        use Authentication::{None, Optional, Required};
+        for (authentication, offered, chosen) in [
+            (None, &[NO_AUTH, USER_PASS][..], NO_AUTH),
+            (None, &[USER_PASS], NOTHING_FITS),
+            (Optional, &[NO_AUTH], NO_AUTH),
+            (Optional, &[NO_AUTH, USER_PASS], USER_PASS),
+            (Optional, &[1], NOTHING_FITS),
+            (Required, &[NO_AUTH, USER_PASS], USER_PASS),
+            (Required, &[NO_AUTH], NOTHING_FITS),
+            (Required, &[], NOTHING_FITS),
+        ] {
+            let mut server = Server::new(authentication);
+            let mut hello = vec![VERSION, u8::try_from(offered.len()).unwrap()];
+            hello.extend(offered);
+            server.handle(&hello);
+            let what = format!("{authentication:?} {offered:?}");
+            assert_eq!(server.poll(), Some(Output::Send(vec![VERSION, chosen])), "{what}");
+            let is_closed = matches!(server.poll(), Some(Output::Close(_)));
+            assert_eq!(is_closed, chosen == NOTHING_FITS, "{what}");
+        }
+    }
+
+    #[test]
     fn a_proxy_that_speaks_something_else_or_closes_is_unhealthy() {
         let garbage: [&[u8]; 4] = [b"HTTP/1.1 400", b"\x04\x00", b"\x05\x07", b"SSH-2.0-x\r\n"];
         for said in garbage {
@@ -386,7 +434,7 @@ mod tests {
             (b"\x05\x03\0\x01\x0a\0\0\x01\0\x19".to_vec(), ReplyCode::COMMAND_NOT_SUPPORTED),
             (b"\x05\x02\0\x01\x0a\0\0\x01\0\x19".to_vec(), ReplyCode::NOT_ALLOWED),
         ] {
-            let mut server = Server::new(false);
+            let mut server = Server::new(Authentication::None);
             server.handle(b"\x05\x01\0");
             assert_eq!(server.poll(), Some(Output::Send(vec![5, 0])));
             server.handle(&request);
@@ -394,7 +442,7 @@ mod tests {
             assert_eq!(reply[1], code.0);
             assert!(matches!(server.poll(), Some(Output::Close(_))));
         }
-        let mut server = Server::new(false);
+        let mut server = Server::new(Authentication::None);
         server.handle(b"\x05\x01\0\x05\x01\0\x03\x0bexample.com\0\x19");
         server.poll();
         let destination = Destination::Name { host: "example.com".into(), port: 25 };
@@ -403,7 +451,7 @@ mod tests {
 
     #[test]
     fn who_asks_without_end_is_closed() {
-        let mut server = Server::new(false);
+        let mut server = Server::new(Authentication::None);
         server.handle(b"\x05\x01\0");
         for _ in 0..REQUESTS {
             server.handle(b"\x05\x02\0\x01\x0a\0\0\x01\0\0");
@@ -444,7 +492,7 @@ mod tests {
             pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..20),
             begins: bool,
         ) {
-            let mut server = Server::new(false);
+            let mut server = Server::new(Authentication::None);
             let mut client = Handshake::new(request(Some("192.0.2.5"), None));
             if begins {
                 server.handle(b"\x05\x01\0");

@@ -4,7 +4,7 @@ use super::*;
 use kumo_core::config::{Secret, SuspendRule, Trigger};
 use kumo_core::engine::listing::SourceSummary;
 use kumo_core::proxy::socks5::ReplyCode;
-use kumo_core::proxy::socks5::server::{Output, Server};
+use kumo_core::proxy::socks5::server::{Authentication, Output, Server};
 use kumo_core::proxy::v2;
 use std::net::IpAddr;
 
@@ -62,7 +62,10 @@ fn haproxy(proxy: Proxy, mut stream: Pipe) -> Serving {
 
 fn socks5(proxy: Proxy, mut stream: Pipe) -> Serving {
     Box::pin(async move {
-        let mut machine = Server::new(proxy.password.is_some());
+        let mut machine = Server::new(match proxy.password {
+            Some(_) => Authentication::Required,
+            None => Authentication::None,
+        });
         let mut buffer = bytes::BytesMut::new();
         loop {
             match machine.poll() {

@@ -1,102 +1,93 @@
-//! proxy-server: a SOCKS5 proxy for kumod's egress sources (core.md 16). A client may ask for the address to connect from, by BIND with port 0, and
-//! then for its destination, on one connection. Exit codes: 0 stopped, 1 it can't start, 2 usage. The protocol is
-//! [`kumo_core::proxy::socks5::server`]'s.
-mod counters;
+//! proxy-server: a SOCKS5 proxy by which kumod's mail leaves from this host's addresses. Exit codes: 0 stopped as asked, 1 it
+//! couldn't start, 2 usage. Invariants: no wait for a peer is without an end; no connection, however it behaves, takes
+//! more than its few buffers; whatever fails is counted and said.
+mod arguments;
+mod connection;
+mod copy;
+mod outbound;
 mod relay;
-mod serve;
-mod session;
+mod server;
 mod splice;
 
+use arguments::Arguments;
 use clap::Parser;
-use counters::Counters;
-use serve::Listening;
-use std::net::SocketAddr;
+use kumo_core::config::{HttpListener, ProxyListener};
+use kumod::diagnostics::{DiagnosticOptions, Diagnostics, PROXY_FILTER_VARIABLE};
+use kumod::policy::{LoadedProxy, PolicyOptions, ProxyPolicy};
+use kumod::privileges;
+use server::{Server, Signals};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
-use tokio::time::timeout;
 
-/// For connections to end by themselves once it is told to stop.
-const STOP: Duration = Duration::from_secs(10);
-
-/// A SOCKS5 proxy that connects from the address that its client asks for.
-#[derive(Parser)]
-#[command(
-    version,
-    max_term_width = 100,
-    after_help = "Example: proxy-server --listen 10.0.0.1:1080 --listen '[2001:db8::1]:1080'
-
-It has no access control of its own: let only your kumods reach it.
-Exit codes: 0 stopped, 1 it can't start, 2 wrong usage."
-)]
-struct Arguments {
-    /// Where clients connect to; may be given several times
-    #[arg(long, required = true, value_name = "IP:PORT")]
-    listen: Vec<SocketAddr>,
-    /// Serves /metrics and /proxy/status over HTTP
-    #[arg(long, value_name = "IP:PORT")]
-    http_listen: Option<SocketAddr>,
-    /// Copies octets through the process instead of leaving them to the kernel
-    #[arg(long)]
-    no_splice: bool,
-    /// For a client's handshake, and for the connection to its destination
-    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    timeout_seconds: u64,
-}
-
-/// What every session needs to know.
-struct Proxy {
-    patience: Duration,
-    splices: bool,
-    counters: Counters,
-}
-
-#[tokio::main]
-async fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    match run(Arguments::parse()).await {
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("proxy-server: {why}");
-            ExitCode::FAILURE
+            ExitCode::from(1)
         }
     }
 }
 
-async fn run(arguments: Arguments) -> Result<(), String> {
-    let listen = |kind| signal(kind).map_err(|error| format!("can't listen to signals: {error}"));
-    let (mut terminate, mut interrupt) =
-        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let proxy = Arc::new(Proxy {
-        patience: Duration::from_secs(arguments.timeout_seconds),
-        splices: !arguments.no_splice,
-        counters: Counters::default(),
-    });
-    // Closed once the last session and listener are gone.
-    let (stop, stopping) = watch::channel(false);
-    let mut listeners = Vec::new();
-    for address in arguments.listen {
-        listeners.push(Listening::at(address)?);
+fn run(arguments: &Arguments) -> Result<(), String> {
+    if let Some(user) = &arguments.user {
+        privileges::become_user(user)?;
     }
-    if let Some(address) = arguments.http_listen {
-        counters::serve(address, proxy.clone(), stopping.clone()).await?;
-    }
-    for listener in listeners {
-        eprintln!("proxy listener on {}", listener.address());
-        tokio::spawn(listener.run(proxy.clone(), stopping.clone()));
-    }
-    drop(stopping);
+    privileges::raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("the runtime can't start: {error}"))?;
+    let result = runtime.block_on(serve(arguments));
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(arguments: &Arguments) -> Result<(), String> {
+    let mut signals = Signals::new()?;
+    let diagnostics = Diagnostics::start_with(
+        PROXY_FILTER_VARIABLE,
+        &DiagnosticOptions {
+            format: arguments.diag_format,
+            directory: arguments.diag_log_dir.clone(),
+            filter: None,
+        },
+    )?;
+    let configuration = Configuration::read(arguments).await?;
+    let server = Server::start(configuration, diagnostics).await?;
+    signals.wait().await;
+    tracing::info!("stopping");
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    stop.send_replace(true);
-    let left = proxy.counters.connections.get();
-    tracing::info!("stopping: {left} connections have {STOP:?} to end");
-    if timeout(STOP, stop.closed()).await.is_err() {
-        tracing::warn!("{} connections are cut off", proxy.counters.connections.get());
+        biased;
+        () = server.stop() => {}
+        () = signals.wait() => tracing::info!("a second signal: not waiting for connections"),
     }
     Ok(())
+}
+
+/// What is to be started.
+pub struct Configuration {
+    pub policy: Option<ProxyPolicy>,
+    pub proxy: Vec<ProxyListener>,
+    pub http: Vec<HttpListener>,
+}
+
+impl Configuration {
+    async fn read(arguments: &Arguments) -> Result<Configuration, String> {
+        let mut configuration = match &arguments.proxy_config {
+            Some(path) => Configuration::of_policy(path).await?,
+            None => Configuration { policy: None, proxy: arguments.listeners(), http: Vec::new() },
+        };
+        configuration.http.extend(arguments.http_listeners());
+        if arguments.no_splice {
+            configuration.proxy.iter_mut().for_each(|listener| listener.use_splice = false);
+        }
+        Ok(configuration)
+    }
+
+    async fn of_policy(path: &std::path::Path) -> Result<Configuration, String> {
+        let loaded = ProxyPolicy::load(path, PolicyOptions::default()).await;
+        let LoadedProxy { policy, proxy_listeners, http_listeners, .. } =
+            loaded.map_err(|error| error.to_string())?;
+        Ok(Configuration { policy: Some(policy), proxy: proxy_listeners, http: http_listeners })
+    }
 }
