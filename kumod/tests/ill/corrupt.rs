@@ -98,22 +98,23 @@ impl Bench {
 
 #[test]
 fn damaged_bodies_shut_the_gate_once_and_are_listed_exported_and_dropped() {
-    shuts_once_and_is_named(flip_table, "data");
+    shuts_once_and_is_named(flip_table, "data", usize::MAX);
 }
 
 #[test]
 fn damaged_envelopes_shut_the_gate_once_and_are_listed_exported_and_dropped() {
-    shuts_once_and_is_named(flip_table, "meta");
+    shuts_once_and_is_named(flip_table, "meta", usize::MAX);
 }
 
 #[test]
 fn a_table_that_is_cut_under_a_running_kumod_costs_only_what_is_named() {
     for family in ["data", "meta"] {
-        shuts_once_and_is_named(cut_table, family);
+        shuts_once_and_is_named(cut_table, family, 1);
     }
 }
 
-fn shuts_once_and_is_named(damage: Damage, family: &'static str) {
+/// `exported`: how many of the damaged messages are looked at one by one.
+fn shuts_once_and_is_named(damage: Damage, family: &'static str, exported: usize) {
     let _alone = times::alone();
     let case = format!("damaged {family}");
     let bench = Bench::new(1);
@@ -137,10 +138,10 @@ fn shuts_once_and_is_named(damage: Damage, family: &'static str) {
     note(&mut new, NEW, &send(&mut client, NEW, 4000).unwrap());
     wait_for_all(&new, &bench.sink);
 
-    for id in &named {
+    for id in named.iter().take(exported) {
         is_exported_and_dropped(&bench.kumod, family, id, &table);
     }
-    assert_eq!(quarantine(&bench.kumod), []);
+    assert_eq!(quarantine(&bench.kumod).len(), named.len().saturating_sub(exported));
     let Bench { home, kumod, .. } = bench;
     kumod.stop();
     nothing_is_bounced(&home);
