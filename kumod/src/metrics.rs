@@ -107,6 +107,7 @@ fn families(snapshot: &Snapshot<'_>, prefix: Option<&str>) -> Vec<Family> {
     queues(&mut list, snapshot);
     engine(&mut list, snapshot);
     spooling(&mut list, snapshot.counters);
+    dialling(&mut list, snapshot.counters);
     sources(&mut list, snapshot.sources);
     spools(&mut list, snapshot.spools);
     rooms(&mut list, snapshot.rooms);
@@ -320,6 +321,13 @@ fn spooling(list: &mut List<'_>, counters: &Counters) {
     list.counter("kumod_late_completions_total", help, counters.late_completions.get());
     let gaps = counters.journal_gaps.get();
     list.counter("kumod_journal_gaps_total", "Inputs left out of the journal", gaps);
+}
+
+fn dialling(list: &mut List<'_>, counters: &Counters) {
+    let help = "Connections from a source address that no interface has";
+    list.counter("bind_failures", help, counters.bind_failures.get());
+    let help = "Addresses of proxies that couldn't be connected through";
+    list.counter("proxy_connection_failures", help, counters.proxy_connection_failures.get());
 }
 
 /// Only classes of which a failure was seen, so that sources that are well have no series.

@@ -159,6 +159,8 @@ fn an_operator_ends_a_suspension_and_sees_what_there_is_to_see() {
     ] {
         assert!(metrics.contains(line), "{line} isn't in {metrics}");
     }
+    let (_, metrics) = support::ask::http(&kumod, "GET", "/metrics?prefix=bind", "");
+    assert!(metrics.contains("bind_failures 1"), "{metrics}");
     let _plumbed = Plumbed::on_lo(address);
     let said = kcli(&kumod, &["source-resume", "only"]);
     assert_eq!(said.well(), "only is used again\n");

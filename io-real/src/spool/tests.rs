@@ -34,7 +34,11 @@ pub(super) fn crash_copy(path: &Path) -> TempDir {
     for entry in fs::read_dir(path).unwrap() {
         let entry = entry.unwrap();
         if entry.file_type().unwrap().is_file() {
-            fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+            match fs::copy(entry.path(), copy.path().join(entry.file_name())) {
+                // RocksDB has removed it meanwhile.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                copied => drop(copied.unwrap()),
+            }
         }
     }
     copy
