@@ -9,8 +9,8 @@ use outside::{Haproxy, Microsocks, Named, Plumbed};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use support::ask::{kcli, kcli_json};
-use support::{Client, Home, Kumod, PATIENCE, Sink, Sunk, wait_for};
+use support::ask::{kcli, source};
+use support::{Home, Kumod, PATIENCE, Sink, Sunk, send_numbered, wait_for};
 
 const SUSPENDED: Duration = Duration::from_secs(3);
 const RULES: &str = "suspend_when_unplumbed = { duration = '3s' }, suspend_when_proxy_unhealthy = { duration = '3s' }";
@@ -48,16 +48,6 @@ fn policy(home: &Home, sink: &Sink, sources: &[(&str, &str)]) -> PathBuf {
     home.policy_with_http(("spool", "spool"), "min_free_inodes = 0", &handlers)
 }
 
-/// One after the other, each with a number as its subject.
-fn send(kumod: &Kumod, numbers: std::ops::Range<usize>) {
-    let mut client = Client::greet(kumod.address()).unwrap();
-    for number in numbers {
-        let content = format!("Subject: {number}\r\n\r\nx\r\n");
-        let reply = client.send("ann@client.example", &["bob@sink.example"], &content).unwrap();
-        assert_eq!(reply.code, 250, "{reply:?}");
-    }
-}
-
 /// The message with that subject, once it has arrived.
 fn arrived(sink: &Sink, number: usize) -> Sunk {
     wait_for("a message to arrive", PATIENCE, || {
@@ -69,12 +59,6 @@ fn arrived(sink: &Sink, number: usize) -> Sunk {
 
 fn greeted_by(sink: &Sink, numbers: std::ops::Range<usize>) -> Vec<String> {
     numbers.map(|number| arrived(sink, number).greeting).collect()
-}
-
-fn source(kumod: &Kumod, name: &str) -> Value {
-    let listed = kcli_json(kumod, &["source-list", "--json"]);
-    let sources = listed["sources"].as_array().expect("a list");
-    sources.iter().find(|source| source["name"] == name).cloned().unwrap_or_default()
 }
 
 fn is_suspended(kumod: &Kumod, name: &str) -> bool {
@@ -91,7 +75,7 @@ fn what_an_unplumbed_address_would_have_sent_leaves_by_another_source() {
     let address = "10.99.41.1";
     let fields = format!("source_address = '{address}'");
     let kumod = Kumod::start(&policy(&home, &sink, &[("good", ""), ("bad", &fields)]));
-    send(&kumod, 0..10);
+    send_numbered(kumod.address(), 0..10);
     assert_eq!(greeted_by(&sink, 0..10), ["good.example"; 10]);
     let bad = source(&kumod, "bad");
     assert_eq!(
@@ -102,7 +86,7 @@ fn what_an_unplumbed_address_would_have_sent_leaves_by_another_source() {
 
     let plumbed = Plumbed::on_lo(address);
     wait_until_well(&kumod, "bad");
-    send(&kumod, 10..30);
+    send_numbered(kumod.address(), 10..30);
     let greeted = greeted_by(&sink, 10..30);
     let by_bad = greeted.iter().filter(|by| *by == "bad.example").count();
     assert!((9..=11).contains(&by_bad), "{greeted:?}");
@@ -110,7 +94,7 @@ fn what_an_unplumbed_address_would_have_sent_leaves_by_another_source() {
     drop(plumbed);
     // Connections that stand keep their address; none is left once they are idle.
     std::thread::sleep(Duration::from_secs(2));
-    send(&kumod, 30..40);
+    send_numbered(kumod.address(), 30..40);
     assert_eq!(greeted_by(&sink, 30..40), ["good.example"; 10]);
     assert!(is_suspended(&kumod, "bad"));
     kumod.stop();
@@ -123,7 +107,7 @@ fn what_no_other_source_can_send_leaves_as_soon_as_the_suspension_ends() {
     let fields = format!("source_address = '{address}'");
     let kumod = Kumod::start(&policy(&home, &sink, &[("only", &fields)]));
     let sent = Instant::now();
-    send(&kumod, 0..10);
+    send_numbered(kumod.address(), 0..10);
     wait_for("the suspension", PATIENCE, || is_suspended(&kumod, "only").then_some(()));
     let explained = kcli(&kumod, &["explain", "queue", "sink.example"]).well();
     assert!(explained.contains("source only is unhealthy and suspended (Unplumbed"), "{explained}");
@@ -148,7 +132,7 @@ fn an_operator_ends_a_suspension_and_sees_what_there_is_to_see() {
         .replace("suspend_when_unplumbed = { duration = '3s' },", "");
     std::fs::write(&policy, text).unwrap();
     let kumod = Kumod::start(&policy);
-    send(&kumod, 0..1);
+    send_numbered(kumod.address(), 0..1);
     wait_for("the suspension", PATIENCE, || is_suspended(&kumod, "only").then_some(()));
     let (status, metrics) = support::ask::http(&kumod, "GET", "/metrics?prefix=egress_source", "");
     assert_eq!(status, 200);
@@ -183,7 +167,7 @@ fn haproxy_is_told_whose_connection_it_is() {
         haproxy.address()
     );
     let kumod = Kumod::start(&policy(&home, &sink, &[("proxied", &fields)]));
-    send(&kumod, 0..10);
+    send_numbered(kumod.address(), 0..10);
     assert_eq!(greeted_by(&sink, 0..10), ["proxied.example"; 10]);
     let record = wait_for("a record", PATIENCE, || home.records_of("Delivery").into_iter().next());
     let address = &record["source_address"];
@@ -205,7 +189,7 @@ fn a_socks5_server_that_is_not_ours_serves_by_plain_connect_and_counts_when_aske
     let asking = format!("{plain}, socks5_proxy_source_address = '127.0.0.9'");
     let sources = [("plain", &*plain), ("asking", &*asking)];
     let kumod = Kumod::start(&policy(&home, &sink, &sources));
-    send(&kumod, 0..10);
+    send_numbered(kumod.address(), 0..10);
     assert_eq!(greeted_by(&sink, 0..10), ["plain.example"; 10]);
     let asking = source(&kumod, "asking");
     assert_eq!(asking["suspension"]["reason"], "ProxyUnhealthy", "{asking}");
@@ -224,7 +208,7 @@ fn of_two_addresses_of_a_proxy_the_one_that_lives_is_found() {
     let named = Named::serving("proxy.test", &["127.0.41.5", "127.0.41.6"], "127.0.41.53");
     let fields = format!("socks5_proxy_server = 'proxy.test:{port}'");
     let kumod = named.start(&policy(&home, &sink, &[("named", &fields)]));
-    send(&kumod, 0..10);
+    send_numbered(kumod.address(), 0..10);
     assert_eq!(greeted_by(&sink, 0..10), ["named.example"; 10]);
     let records = wait_for("records", PATIENCE, || {
         let records = home.records_of("Delivery");

@@ -1,7 +1,7 @@
 //! Mail of a kumod whose source leads through proxy-server, also while the proxy is killed, paused and started again.
 use super::process::ProxyServer;
-use super::support::ask::kcli_json;
-use super::support::{Client, Home, Kumod, PATIENCE, Sink, Sunk, wait_for};
+use super::support::ask::source;
+use super::support::{Client, Home, Kumod, PATIENCE, Sink, Sunk, send_numbered, wait_for};
 use super::{AUTH, POLICY_HTTP};
 use std::net::SocketAddr;
 
@@ -84,15 +84,6 @@ fn policy(home: &Home, sink: &Sink, proxy: SocketAddr) -> std::path::PathBuf {
     home.policy_with_http(("spool", "spool"), "min_free_inodes = 0", &handlers)
 }
 
-fn send(kumod: &Kumod, numbers: std::ops::Range<usize>) {
-    let mut client = Client::greet(kumod.address()).unwrap();
-    for number in numbers {
-        let content = format!("Subject: {number}\r\n\r\nx\r\n");
-        let reply = client.send("ann@client.example", &["bob@sink.example"], &content).unwrap();
-        assert_eq!(reply.code, 250, "{reply:?}");
-    }
-}
-
 /// How often each greeting brought one of these messages, once all have arrived; none twice.
 fn arrivals(sink: &Sink, numbers: std::ops::Range<usize>) -> (usize, usize) {
     let subjects: Vec<String> = numbers.map(|number| number.to_string()).collect();
@@ -116,15 +107,10 @@ fn mail_leaves_by_the_healthy_source_while_the_proxy_is_killed_stopped_and_start
     let mut proxy = ProxyServer::start(&["--listen", "127.0.0.1:0"]);
     let address = proxy.address();
     let kumod = Kumod::start(&policy(&home, &sink, address));
-    let reason = || {
-        let listed = kcli_json(&kumod, &["source-list", "--json"]);
-        let sources = listed["sources"].as_array().unwrap();
-        let proxied = sources.iter().find(|source| source["name"] == "proxied");
-        proxied.and_then(|source| source["suspension"]["reason"].as_str().map(String::from))
-    };
+    let reason = || source(&kumod, "proxied")["suspension"]["reason"].as_str().map(String::from);
     let until_well =
         || wait_for("the suspension to end", PATIENCE, || reason().is_none().then_some(()));
-    send(&kumod, 0..20);
+    send_numbered(kumod.address(), 0..20);
     let (direct, proxied) = arrivals(&sink, 0..20);
     assert_eq!(direct + proxied, 20);
     assert!(proxied >= 9, "{proxied}");
@@ -132,25 +118,25 @@ fn mail_leaves_by_the_healthy_source_while_the_proxy_is_killed_stopped_and_start
     // Killed: refused at once.
     proxy.signal(libc::SIGKILL);
     proxy.wait(PATIENCE);
-    send(&kumod, 20..30);
+    send_numbered(kumod.address(), 20..30);
     assert_eq!(arrivals(&sink, 20..30), (10, 0));
     assert_eq!(reason().as_deref(), Some("ProxyUnhealthy"));
 
     proxy = ProxyServer::start(&["--listen", &address.to_string()]);
     until_well();
-    send(&kumod, 30..50);
+    send_numbered(kumod.address(), 30..50);
     let (direct, proxied) = arrivals(&sink, 30..50);
     assert_eq!(direct + proxied, 20);
     assert!(proxied >= 8, "{proxied}");
 
     // Paused: it takes connections and says nothing (D19).
     proxy.signal(libc::SIGSTOP);
-    send(&kumod, 50..60);
+    send_numbered(kumod.address(), 50..60);
     assert_eq!(arrivals(&sink, 50..60), (10, 0));
     assert_eq!(reason().as_deref(), Some("ProxyUnhealthy"));
     proxy.signal(libc::SIGCONT);
     until_well();
-    send(&kumod, 60..80);
+    send_numbered(kumod.address(), 60..80);
     let (direct, proxied) = arrivals(&sink, 60..80);
     assert_eq!(direct + proxied, 20);
     assert!(proxied >= 8, "{proxied}");

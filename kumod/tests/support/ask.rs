@@ -58,3 +58,10 @@ pub fn quarantine(kumod: &Kumod) -> Vec<(String, String)> {
     let messages = listed["messages"].as_array().expect("a list").iter();
     messages.map(|message| (text(&message["id"]), text(&message["why"]))).collect()
 }
+
+/// As source-list has it; null, if there is no source of that name.
+pub fn source(kumod: &Kumod, name: &str) -> Value {
+    let listed = kcli_json(kumod, &["source-list", "--json"]);
+    let sources = listed["sources"].as_array().expect("a list");
+    sources.iter().find(|source| source["name"] == name).cloned().unwrap_or_default()
+}

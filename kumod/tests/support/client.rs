@@ -2,6 +2,7 @@
 use super::PATIENCE;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::process::Command;
 
 /// All lines of a reply.
@@ -87,6 +88,16 @@ fn expect(code: u16, reply: Reply) -> io::Result<Reply> {
         return Ok(reply);
     }
     Err(io::Error::other(format!("expected {code}, got {}", reply.text)))
+}
+
+/// One after the other, by one client; each is accepted, and has its number as its subject.
+pub fn send_numbered(server: SocketAddr, numbers: Range<usize>) {
+    let mut client = Client::greet(server).unwrap();
+    for number in numbers {
+        let content = format!("Subject: {number}\r\n\r\nx\r\n");
+        let reply = client.send("ann@client.example", &["bob@sink.example"], &content).unwrap();
+        assert_eq!(reply.code, 250, "{reply:?}");
+    }
 }
 
 /// Its exit code and the dialogue.

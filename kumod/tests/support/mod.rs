@@ -16,7 +16,7 @@ mod sink;
 pub mod trace;
 pub mod verdict;
 
-pub use client::{Client, Reply, swaks};
+pub use client::{Client, Reply, send_numbered, swaks};
 pub use home::Home;
 pub use process::{Kumod, refuses_to_start};
 pub use sink::{Behaviour, Sink, Sunk, Verdict};
