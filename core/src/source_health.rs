@@ -87,17 +87,10 @@ fn division(period: Duration) -> (u64, u64) {
     (bucket.saturating_mul(1_000_000_000), seconds.div_ceil(bucket))
 }
 
+/// What is known of one class of failure.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Class {
+pub struct Class {
     window: Window,
-    failures: u64,
-    last: Option<Mono>,
-    suspensions: u64,
-}
-
-/// One class of failure as listings show it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct ClassSummary {
     pub failures: u64,
     pub last: Option<Mono>,
     /// Beginnings, not extensions.
@@ -115,9 +108,8 @@ impl SourceHealth {
         self.suspension
     }
 
-    pub fn class(&self, failure: SourceFailure) -> ClassSummary {
-        let Class { failures, last, suspensions, .. } = &self.classes[failure as usize];
-        ClassSummary { failures: *failures, last: *last, suspensions: *suspensions }
+    pub fn class(&self, failure: SourceFailure) -> &Class {
+        &self.classes[failure as usize]
     }
 
     /// `rule`: what the source's configuration says of this class.
