@@ -3,9 +3,13 @@ use clap::{ArgGroup, Parser};
 use kumo_core::config::{HttpListener, ProxyListener};
 use kumod::diagnostics::Format;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+
+/// Of a time limit; no more than a year.
+const SECONDS: RangeInclusive<u64> = 1..=366 * 86_400;
 
 /// A SOCKS5 proxy through which kumod's mail leaves from this host's addresses
 ///
@@ -43,7 +47,7 @@ pub struct Arguments {
         long,
         default_value_t = 60,
         conflicts_with = "proxy_config",
-        value_parser = clap::value_parser!(u64).range(1..=31_622_400),
+        value_parser = clap::value_parser!(u64).range(SECONDS),
         value_name = "SECONDS"
     )]
     timeout_seconds: u64,
@@ -52,7 +56,7 @@ pub struct Arguments {
         long,
         default_value_t = 3600,
         conflicts_with = "proxy_config",
-        value_parser = clap::value_parser!(u64).range(1..=31_622_400),
+        value_parser = clap::value_parser!(u64).range(SECONDS),
         value_name = "SECONDS"
     )]
     idle_timeout_seconds: u64,
