@@ -5,6 +5,7 @@ use crate::folder;
 use crate::http::{HttpService, Operations};
 use crate::logs::{LocalLogger, node_id};
 use crate::policy::{Loaded, LuaPolicy, PolicyOptions, Setup};
+use crate::process::Signals;
 use crate::world::RealWorld;
 use kumo_core::config::{LocalLogs, SpoolDefinition};
 use kumo_core::port::Host;
@@ -17,7 +18,6 @@ use kumo_io_real::net::RealNetwork;
 use kumo_io_real::spool::{MemoryBudget, RealSpool};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -142,29 +142,4 @@ fn open(data: &SpoolDefinition, meta: &SpoolDefinition) -> Result<RealSpool, Str
         );
     }
     Ok(spool)
-}
-
-/// Both are listened to from the first moment, so that none is missed.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Signals, String> {
-        let listen =
-            |kind| signal(kind).map_err(|error| format!("can't listen to signals: {error}"));
-        Ok(Signals {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-        })
-    }
-
-    async fn wait(&mut self) {
-        tokio::select! {
-            biased;
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

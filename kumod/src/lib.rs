@@ -14,5 +14,6 @@ pub mod logs;
 pub mod metrics;
 pub mod policy;
 pub mod privileges;
+pub mod process;
 pub mod spool_check;
 pub mod world;

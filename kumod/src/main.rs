@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use kumod::diagnostics::{DiagnosticOptions, Diagnostics, Format};
 use kumod::policy::{self, PolicyOptions};
-use kumod::{daemon, privileges, spool_check};
+use kumod::{daemon, privileges, process, spool_check};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -118,13 +118,7 @@ fn run(arguments: Arguments) -> Result<libc::c_int, String> {
         (None, None) => {}
     }
     privileges::raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("the runtime can't start: {error}"))?;
-    let result = runtime.block_on(serve(arguments));
-    runtime.shutdown_background();
-    result
+    process::block_on(serve(arguments))
 }
 
 async fn serve(arguments: Arguments) -> Result<libc::c_int, String> {

@@ -15,7 +15,8 @@ use kumo_core::config::{HttpListener, ProxyListener};
 use kumod::diagnostics::{DiagnosticOptions, Diagnostics, PROXY_FILTER_VARIABLE};
 use kumod::policy::{LoadedProxy, PolicyOptions, ProxyPolicy};
 use kumod::privileges;
-use server::{Server, Signals};
+use kumod::process::{self, Signals};
+use server::Server;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -33,13 +34,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         privileges::become_user(user)?;
     }
     privileges::raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("the runtime can't start: {error}"))?;
-    let result = runtime.block_on(serve(arguments));
-    runtime.shutdown_background();
-    result
+    process::block_on(serve(arguments))
 }
 
 async fn serve(arguments: &Arguments) -> Result<(), String> {

@@ -16,7 +16,6 @@ use kumod::policy::ProxyPolicy;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -207,30 +206,5 @@ impl Bound {
             connection::serve(&listening, stream, peer).await;
             drop(slot);
         });
-    }
-}
-
-/// Both are listened to from the first moment, so that none is missed.
-pub struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    pub fn new() -> Result<Signals, String> {
-        let listen =
-            |kind| signal(kind).map_err(|error| format!("can't listen to signals: {error}"));
-        Ok(Signals {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-        })
-    }
-
-    pub async fn wait(&mut self) {
-        tokio::select! {
-            biased;
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }
