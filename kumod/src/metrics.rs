@@ -29,8 +29,8 @@ pub struct Snapshot<'a> {
     pub messages: u64,
     pub scheduled: &'a [ScheduledSummary],
     pub ready: &'a [ReadySummary],
-    /// One for each database: names and paths differ.
     pub sources: &'a [SourceSummary],
+    /// One for each database: names and paths differ.
     pub spools: &'a [SpoolSnapshot],
     pub rooms: &'a [RoomSnapshot],
     pub memory: MemoryStatus,
@@ -86,23 +86,17 @@ struct Family {
 
 /// The text exposition format 0.0.4. `prefix` restricts it to metrics whose names begin so.
 pub fn render(snapshot: &Snapshot<'_>, prefix: Option<&str>) -> String {
-    let mut text = String::with_capacity(16 * 1024);
-    for family in families(snapshot, prefix) {
-        family.write_text(&mut text);
-    }
-    text
+    list(snapshot, prefix).text()
 }
 
 /// `{name: {help, type, value}}`; the value is a number, an object by label, or a list where there are several labels,
 /// with the number under `@`.
 pub fn render_json(snapshot: &Snapshot<'_>, prefix: Option<&str>) -> String {
-    let families = families(snapshot, prefix);
-    let members = families.into_iter().map(|family| (family.name.to_owned(), family.json()));
-    Value::Object(members.collect()).to_string()
+    list(snapshot, prefix).json()
 }
 
-fn families(snapshot: &Snapshot<'_>, prefix: Option<&str>) -> Vec<Family> {
-    let mut list = List { prefix: prefix.unwrap_or_default(), families: Vec::new() };
+fn list<'a>(snapshot: &Snapshot<'_>, prefix: Option<&'a str>) -> List<'a> {
+    let mut list = List::of(prefix);
     services(&mut list, snapshot);
     queues(&mut list, snapshot);
     engine(&mut list, snapshot);
@@ -115,7 +109,7 @@ fn families(snapshot: &Snapshot<'_>, prefix: Option<&str>) -> Vec<Family> {
     if let Some(logs) = snapshot.logs {
         logging(&mut list, logs);
     }
-    list.families
+    list
 }
 
 /// Collects the families that are wanted; the samples of others aren't even made.
@@ -124,7 +118,24 @@ struct List<'a> {
     families: Vec<Family>,
 }
 
-impl List<'_> {
+impl<'a> List<'a> {
+    /// Of metrics whose names begin so.
+    fn of(prefix: Option<&'a str>) -> List<'a> {
+        List { prefix: prefix.unwrap_or_default(), families: Vec::new() }
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::with_capacity(16 * 1024);
+        self.families.iter().for_each(|family| family.write_text(&mut text));
+        text
+    }
+
+    fn json(self) -> String {
+        let members =
+            self.families.into_iter().map(|family| (family.name.to_owned(), family.json()));
+        Value::Object(members.collect()).to_string()
+    }
+
     fn counter<S: Samples>(&mut self, name: &'static str, help: &'static str, samples: S) {
         self.add(Kind::Counter, name, help, samples);
     }

@@ -42,8 +42,7 @@ pub async fn metrics(
 ) -> Result<Response, ApiError> {
     let text =
         with_snapshot(&operations, |snapshot| metrics::render(snapshot, query.prefix.as_deref()));
-    let kind = [("content-type", "text/plain; version=0.0.4; charset=utf-8")];
-    Ok((kind, text.await?).into_response())
+    Ok(exposition(text.await?))
 }
 
 pub async fn metrics_json(
@@ -52,7 +51,16 @@ pub async fn metrics_json(
 ) -> Result<Response, ApiError> {
     let prefix = query.prefix.as_deref();
     let text = with_snapshot(&operations, |snapshot| metrics::render_json(snapshot, prefix));
-    Ok(([("content-type", "application/json")], text.await?).into_response())
+    Ok(json(text.await?))
+}
+
+/// Prometheus' text format.
+pub fn exposition(text: String) -> Response {
+    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+pub fn json(text: String) -> Response {
+    ([("content-type", "application/json")], text).into_response()
 }
 
 struct Seen {

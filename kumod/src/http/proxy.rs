@@ -2,14 +2,14 @@
 //! client learns nothing here about what others send; the guard is `serve`'s.
 use super::admin::set_filter;
 use super::errors::ApiError;
-use super::inspect::MetricsQuery;
+use super::inspect::{MetricsQuery, exposition, json};
 use super::serve::guarded;
 use crate::diagnostics::Diagnostics;
 use crate::metrics::proxy::{ProxyCounters, render, render_json};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Query, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use kumo_driver::counters::Service;
 use std::sync::Arc;
@@ -38,16 +38,14 @@ async fn metrics(
     State(operations): State<ProxyOperations>,
     Query(query): Query<MetricsQuery>,
 ) -> Response {
-    let text = render(&operations.listeners, query.prefix.as_deref());
-    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+    exposition(render(&operations.listeners, query.prefix.as_deref()))
 }
 
 async fn metrics_json(
     State(operations): State<ProxyOperations>,
     Query(query): Query<MetricsQuery>,
 ) -> Response {
-    let text = render_json(&operations.listeners, query.prefix.as_deref());
-    ([("content-type", "application/json")], text).into_response()
+    json(render_json(&operations.listeners, query.prefix.as_deref()))
 }
 
 /// A line for each listener.

@@ -3,7 +3,6 @@
 use super::{Kind, List, OTHERS, Sample, sample};
 use kumo_core::limits::METRIC_SERIES;
 use kumo_driver::counters::Counter;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -103,18 +102,12 @@ impl ProxyCounters {
 
 /// Text exposition format 0.0.4, of the metrics whose names begin with `prefix`.
 pub fn render(listeners: &[Arc<ProxyCounters>], prefix: Option<&str>) -> String {
-    let mut text = String::new();
-    for family in list(listeners, prefix).families {
-        family.write_text(&mut text);
-    }
-    text
+    list(listeners, prefix).text()
 }
 
 /// The same as JSON, in the form of [`super::render_json`].
 pub fn render_json(listeners: &[Arc<ProxyCounters>], prefix: Option<&str>) -> String {
-    let families = list(listeners, prefix).families.into_iter();
-    Value::Object(families.map(|family| (family.name.to_owned(), family.json())).collect())
-        .to_string()
+    list(listeners, prefix).json()
 }
 
 /// A metric of every listener: kind, name, help, and where the number is found.
@@ -160,7 +153,7 @@ const READINGS: [Reading; 8] = [
 ];
 
 fn list<'a>(listeners: &[Arc<ProxyCounters>], prefix: Option<&'a str>) -> List<'a> {
-    let mut list = List { prefix: prefix.unwrap_or_default(), families: Vec::new() };
+    let mut list = List::of(prefix);
     for (kind, name, help, number) in READINGS {
         let one = |of: &Arc<ProxyCounters>| sample("listener", &of.listener, number(of));
         list.add(kind, name, help, || listeners.iter().map(one).collect());
@@ -197,6 +190,7 @@ fn by(of: &ProxyCounters, label: &'static str, value_of: String, value: u64) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
     fn counted() -> Vec<Arc<ProxyCounters>> {
         let of = ProxyCounters::new("127.0.0.1:1080".into());
