@@ -73,7 +73,7 @@ fn register_suspension(
     let function = lua.create_function(move |lua, suspend: Lv| {
         let Lv::Boolean(suspend) = suspend else {
             let text = format!("kumo.{NAME} wants true or false, not a {}", suspend.type_name());
-            return Err(mlua::Error::runtime(text));
+            return Err(fault(lua, text));
         };
         let mut collected = lock(&collected);
         setup::expect_init(lua, &program, &collected, &format!("kumo.{NAME}"))?;
