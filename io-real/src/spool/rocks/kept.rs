@@ -9,14 +9,33 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 /// The name of a folder of kept files, before its number.
 const KEPT: &str = "damaged-";
 const UNFINISHED: &str = "unfinished";
 
+/// RocksDB removes files in a burst, soon after it was opened.
+const ATTEMPTS: u32 = 20;
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
+
 /// Where all of it now lies kept: a new `damaged-<n>`, or the latest one if it has the same files already, as when one
-/// attempt to start follows another.
+/// attempt to start follows another. RocksDB, if it is open, may remove a file just then that it needs no more: then all of it
+/// is gone through again, so that what is kept belongs together.
 pub(super) fn keep(database: &Path) -> io::Result<PathBuf> {
+    for _ in 1..ATTEMPTS {
+        match keep_once(database) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                thread::sleep(BETWEEN_ATTEMPTS)
+            }
+            done => return done,
+        }
+    }
+    keep_once(database)
+}
+
+fn keep_once(database: &Path) -> io::Result<PathBuf> {
     let number = (1..).find(|n| !folder(database, *n).exists()).expect("some number is unused");
     if number > 1 && has_all(&folder(database, number - 1), database)? {
         return Ok(folder(database, number - 1));
@@ -135,6 +154,23 @@ mod tests {
         fs::write(at("000004.log"), "other").unwrap();
         assert_eq!(keep(database.path()).unwrap(), at("damaged-2"));
         assert_eq!(fs::read(first.join("000004.log")).unwrap(), b"000004.log");
+    }
+
+    #[test]
+    fn what_is_removed_meanwhile_is_not_kept_and_not_in_the_way() {
+        let database = tempfile::tempdir().unwrap();
+        let at = |name: String| database.path().join(name);
+        fs::write(at("CURRENT".into()), "MANIFEST-000005\n").unwrap();
+        let obsolete: Vec<PathBuf> =
+            (0..500).map(|number| at(format!("OPTIONS-{number:06}"))).collect();
+        obsolete.iter().for_each(|file| fs::write(file, "x").unwrap());
+        let kept = thread::scope(|scope| {
+            scope.spawn(|| obsolete.iter().for_each(|file| fs::remove_file(file).unwrap()));
+            keep(database.path()).unwrap()
+        });
+        assert!(kept.join("CURRENT").exists());
+        let missing = keep(&at("missing".into())).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
