@@ -1,13 +1,18 @@
 //! A relay between clients and somebody: it passes octets and the ends of streams on, of whatever kind they are, TLS included. Invariant: what
-//! comes out is what went in, in order, until a fault of the proxy cuts it off; nothing of a connection outlives the proxy.
+//! comes out is what went in, in order, until a fault of the proxy cuts it off; nothing of a connection outlives the proxy. Where a
+//! connection leads is [`onward`]'s to find out.
+mod onward;
+
 #[cfg(test)]
 mod tests;
+
+pub use onward::Onward;
 
 use crate::fault::FaultKind;
 use crate::net::{SimNetwork, SimStream};
 use crate::universe::Universe;
 use bytes::BytesMut;
-use kumo_core::port::{DialRequest, Listener, NetError, Network};
+use kumo_core::port::{Listener, NetError, Network};
 use kumo_core::random::Random;
 use kumo_core::time::Duration;
 use std::net::SocketAddr;
@@ -36,8 +41,9 @@ enum Manner {
 }
 
 /// Until it is dropped or killed.
-pub async fn run(universe: Arc<Universe>, listen: SocketAddr, onward: SocketAddr) {
+pub async fn run(universe: Arc<Universe>, listen: SocketAddr, onward: Onward) {
     let network = Arc::new(SimNetwork::of_host(&universe, listen.ip()));
+    let onward = Arc::new(onward);
     let mut random = Random::new(universe.seed, &format!("proxy {listen}"));
     let target = listen.ip().to_string();
     // Whose sender goes with this future.
@@ -49,12 +55,13 @@ pub async fn run(universe: Arc<Universe>, listen: SocketAddr, onward: SocketAddr
         };
         while let Ok((client, _)) = listener.accept().await {
             let manner = draw(&universe, &target, &mut random);
-            let (network, mut stopped) = (network.clone(), stopped.clone());
+            let (network, onward) = (network.clone(), onward.clone());
+            let mut stopped = stopped.clone();
             drop(tokio::spawn(async move {
                 tokio::select! {
                     biased;
                     _ = stopped.changed() => {}
-                    () = serve(&network, client, onward, manner) => {}
+                    () = serve(&network, client, &onward, manner) => {}
                 }
             }));
         }
@@ -76,7 +83,7 @@ fn draw(universe: &Universe, target: &str, random: &mut Random) -> Manner {
     }
 }
 
-async fn serve(network: &SimNetwork, client: SimStream, onward: SocketAddr, manner: Manner) {
+async fn serve(network: &SimNetwork, client: SimStream, onward: &Onward, manner: Manner) {
     match manner {
         Manner::Refuses => return client.reset(),
         Manner::Hangs => return drop(swallow(&client).await),
@@ -90,9 +97,8 @@ async fn serve(network: &SimNetwork, client: SimStream, onward: SocketAddr, mann
     }
 }
 
-async fn pass(network: &SimNetwork, client: SimStream, onward: SocketAddr, manner: Manner) {
-    let request = DialRequest { remote: onward, source_address: None };
-    let Ok(server) = network.dial(request).await else { return client.reset() };
+async fn pass(network: &SimNetwork, client: SimStream, onward: &Onward, manner: Manner) {
+    let Some((client, server)) = onward.connect(network, client).await else { return };
     let up = pump(&client, &server, manner != Manner::HalfOpen { to_server: false });
     let down = pump(&server, &client, manner != Manner::HalfOpen { to_server: true });
     if both(up, down).await.is_err() {
