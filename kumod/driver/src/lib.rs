@@ -37,6 +37,7 @@ mod questions;
 pub mod record;
 mod server;
 mod shared;
+mod source_failures;
 #[cfg(test)]
 mod testing;
 pub mod world;
