@@ -250,7 +250,15 @@ pub trait Stream: Sized + Send + 'static {
         &mut self,
         buffer: &mut BytesMut,
     ) -> impl Future<Output = Result<usize, NetError>> + Send;
-    fn write_all(&mut self, data: &[u8]) -> impl Future<Output = Result<(), NetError>> + Send;
+    fn write_all(&mut self, data: &[u8]) -> impl Future<Output = Result<(), NetError>> + Send {
+        async move { self.write_watched(data, &mut |_| {}).await }
+    }
+    /// As [`Stream::write_all`]; `taken` is told of each part, as soon as the connection has taken it.
+    fn write_watched(
+        &mut self,
+        data: &[u8],
+        taken: &mut (dyn FnMut(usize) + Send),
+    ) -> impl Future<Output = Result<(), NetError>> + Send;
     fn shutdown(&mut self) -> impl Future<Output = ()> + Send;
     fn upgrade_client(
         self,

@@ -351,7 +351,11 @@ pub(crate) mod tests {
             buffer.extend_from_slice(part.as_bytes());
             Ok(part.len())
         }
-        async fn write_all(&mut self, _: &[u8]) -> Result<(), NetError> {
+        async fn write_watched(
+            &mut self,
+            _: &[u8],
+            _: &mut (dyn FnMut(usize) + Send),
+        ) -> Result<(), NetError> {
             Ok(())
         }
         async fn shutdown(&mut self) {}

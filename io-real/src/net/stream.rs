@@ -39,6 +39,22 @@ enum Transport {
     TlsServer(Box<server::TlsStream<TcpStream>>),
 }
 
+async fn write_parts(
+    duplex: &mut dyn Duplex,
+    mut data: &[u8],
+    taken: &mut (dyn FnMut(usize) + Send),
+) -> io::Result<()> {
+    while !data.is_empty() {
+        let count = duplex.write(data).await?;
+        if count == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        data = &data[count..];
+        taken(count);
+    }
+    duplex.flush().await
+}
+
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
@@ -142,12 +158,12 @@ impl Stream for RealStream {
         }
     }
 
-    async fn write_all(&mut self, data: &[u8]) -> Result<(), NetError> {
-        let duplex = self.duplex();
-        let written = match duplex.write_all(data).await {
-            Ok(()) => duplex.flush().await,
-            Err(error) => Err(error),
-        };
+    async fn write_watched(
+        &mut self,
+        data: &[u8],
+        taken: &mut (dyn FnMut(usize) + Send),
+    ) -> Result<(), NetError> {
+        let written = write_parts(self.duplex(), data, taken).await;
         written.map_err(|error| self.failed("write to", &error))
     }
 

@@ -136,14 +136,26 @@ impl SimStream {
         }
     }
 
-    pub(crate) async fn send(&self, mut data: &[u8], mark: Mark) -> Result<(), NetError> {
+    pub(crate) async fn send(&self, data: &[u8], mark: Mark) -> Result<(), NetError> {
+        self.send_watched(data, mark, &mut |_| {}).await
+    }
+
+    async fn send_watched(
+        &self,
+        mut data: &[u8],
+        mark: Mark,
+        taken: &mut (dyn FnMut(usize) + Send),
+    ) -> Result<(), NetError> {
         self.step().await;
         while !data.is_empty() {
             self.alive().await;
             let Universe { faults, .. } = &*self.universe;
             let now = self.universe.now().mono;
             match self.connection.try_send(self.side, (data, mark), now, faults) {
-                Ok(Tried::Done(written)) => data = &data[written..],
+                Ok(Tried::Done(written)) => {
+                    data = &data[written..];
+                    taken(written);
+                }
                 Ok(Tried::Wait(until)) => {
                     self.pause(self.connection.writable(self.side), until, now).await;
                 }
@@ -200,9 +212,13 @@ impl Stream for SimStream {
         Ok(count)
     }
 
-    async fn write_all(&mut self, data: &[u8]) -> Result<(), NetError> {
+    async fn write_watched(
+        &mut self,
+        data: &[u8],
+        taken: &mut (dyn FnMut(usize) + Send),
+    ) -> Result<(), NetError> {
         let _waiting = self.waiting(WaitKind::Write);
-        self.send(data, self.mark()).await
+        self.send_watched(data, self.mark(), taken).await
     }
 
     /// Never waits for the other end.

@@ -200,8 +200,17 @@ impl Stream for Pipe {
     async fn read(&mut self, buffer: &mut BytesMut) -> Result<usize, NetError> {
         self.stream.read_buf(buffer).await.map_err(broken)
     }
-    async fn write_all(&mut self, data: &[u8]) -> Result<(), NetError> {
-        self.stream.write_all(data).await.map_err(broken)
+    async fn write_watched(
+        &mut self,
+        mut data: &[u8],
+        taken: &mut (dyn FnMut(usize) + Send),
+    ) -> Result<(), NetError> {
+        while !data.is_empty() {
+            let written = self.stream.write(data).await.map_err(broken)?;
+            data = &data[written..];
+            taken(written);
+        }
+        Ok(())
     }
     async fn shutdown(&mut self) {
         let _ = self.stream.shutdown().await;

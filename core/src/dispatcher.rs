@@ -1,0 +1,319 @@
+//! What a dispatcher does (one session that takes messages from a ready queue to where they go), and when it has done nothing for too long
+//! (seed.md 4; D8): [`Progress`] is what it tells of itself, [`Watchdog`] when to look at whom. Invariant: each dispatcher is looked at
+//! at the moment at which it would be stuck if nothing were heard of it, and not before. Nothing here aborts anything.
+use crate::config::EgressPath;
+use crate::config::duration::Human;
+use crate::config::queue::DeliveryProtocol;
+use crate::id::SessionId;
+use crate::time::{Duration, Mono};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use serde::Serialize;
+
+/// Names as in `inspect-ready-q` and records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Phase {
+    Starting,
+    /// Looking for the hosts, connecting, greeting.
+    AttemptingConnection,
+    Idle,
+    /// It could take a message, and the rate of messages doesn't allow one.
+    MessageRateThrottled,
+    DeliveringMessage,
+    Closing,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What it does within a phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    Banner,
+    /// EHLO, HELO or LHLO.
+    Hello(&'static str),
+    StartTls,
+    Auth,
+    Send {
+        recipients: usize,
+    },
+}
+
+impl fmt::Display for Detail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Detail::Banner => f.write_str("connect+banner"),
+            Detail::Hello(verb) => f.write_str(verb),
+            Detail::StartTls => f.write_str("STARTTLS"),
+            Detail::Auth => f.write_str("AUTH PLAIN"),
+            Detail::Send { recipients } => write!(f, "send msg with {recipients} recip(s)"),
+        }
+    }
+}
+
+/// What is known of a dispatcher from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub began: Mono,
+    pub phase: Phase,
+    pub detail: Option<Detail>,
+    /// When it was last heard of: a phase or detail was entered, a reply came, or the peer took some of a body.
+    pub last: Mono,
+}
+
+impl Progress {
+    pub fn new(now: Mono) -> Progress {
+        Progress { began: now, phase: Phase::Starting, detail: None, last: now }
+    }
+
+    /// Counts only if it is news.
+    pub fn enter(&mut self, now: Mono, phase: Phase, detail: Option<Detail>) {
+        if (self.phase, self.detail) != (phase, detail) {
+            (self.phase, self.detail, self.last) = (phase, detail, now);
+        }
+    }
+
+    pub fn touch(&mut self, now: Mono) {
+        self.last = now;
+    }
+
+    /// Why it was aborted, for the records of what it had in hand (seed.md 4). `session`: as its records bear it.
+    pub fn abort_text(&self, session: &str, now: Mono) -> String {
+        let detail =
+            self.detail.map_or("None".into(), |detail| format!("{:?}", detail.to_string()));
+        let whole_millis = |time: Duration| Human(Duration::from_millis(time.as_millis() as u64));
+        let (age, idle) = (whole_millis(now.since(self.began)), whole_millis(now.since(self.last)));
+        let phase = self.phase;
+        format!(
+            "dispatcher watchdog aborted task; phase={phase} detail={detail} session={session} age={age} time_in_phase={idle}"
+        )
+    }
+}
+
+/// Octets of a body that a peer has to take in [`BODY_TIME`] for it to be progress: 500 a second.
+const BODY_OCTETS: u64 = 30_000;
+const BODY_TIME: Duration = Duration::from_secs(60);
+
+/// Whether a peer takes a body fast enough (D8).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BodyRate {
+    since: Mono,
+    octets: u64,
+}
+
+impl BodyRate {
+    /// So many more were taken: whether that makes enough of them, in little enough time, for progress.
+    pub fn took(&mut self, now: Mono, octets: usize) -> bool {
+        if now.since(self.since) > BODY_TIME {
+            *self = BodyRate { since: now, octets: 0 };
+        }
+        self.octets += octets as u64;
+        let is_enough = self.octets >= BODY_OCTETS;
+        if is_enough {
+            *self = BodyRate { since: now, octets: 0 };
+        }
+        is_enough
+    }
+}
+
+/// After so long without progress a dispatcher is stuck: as configured, or by its protocol.
+pub fn threshold(path: &EgressPath, protocol: &DeliveryProtocol) -> Duration {
+    const LEAST: Duration = Duration::from_secs(60);
+    if let Some(configured) = path.dispatcher_progress_watchdog_timeout {
+        return configured;
+    }
+    match protocol {
+        DeliveryProtocol::Smtp { .. } => {
+            let waits = [
+                path.mail_from_timeout,
+                path.rcpt_to_timeout,
+                path.data_timeout,
+                path.data_dot_timeout,
+            ];
+            let longest = waits.into_iter().max().unwrap_or_default();
+            longest.saturating_mul(2).max(LEAST)
+        }
+        DeliveryProtocol::Maildir { .. } | DeliveryProtocol::Null => LEAST,
+    }
+}
+
+/// When to look at which dispatcher.
+#[derive(Debug, Default)]
+pub struct Watchdog {
+    looks: BTreeSet<(Mono, SessionId)>,
+    watched: BTreeMap<SessionId, Watched>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Watched {
+    threshold: Duration,
+    look: Mono,
+}
+
+impl Watchdog {
+    pub fn watch(&mut self, session: SessionId, threshold: Duration, now: Mono) {
+        let look = now + threshold;
+        let before = self.watched.insert(session, Watched { threshold, look });
+        assert!(before.is_none(), "{session:?} began twice");
+        self.looks.insert((look, session));
+    }
+
+    /// It has ended. Of one that wasn't watched, nothing is to be forgotten.
+    pub fn forget(&mut self, session: SessionId) {
+        if let Some(watched) = self.watched.remove(&session) {
+            self.looks.remove(&(watched.look, session));
+        }
+    }
+
+    pub fn threshold(&self, session: SessionId) -> Option<Duration> {
+        self.watched.get(&session).map(|watched| watched.threshold)
+    }
+
+    pub fn next_look(&self) -> Option<Mono> {
+        self.looks.first().map(|(at, _)| *at)
+    }
+
+    /// Those that are stuck. `last`: when each was last heard of. Whoever is stuck is looked at again a threshold later, if it is
+    /// still there.
+    pub fn look(&mut self, now: Mono, last: impl Fn(SessionId) -> Mono) -> Vec<SessionId> {
+        let mut stuck = Vec::new();
+        while let Some((at, session)) = self.looks.first().copied()
+            && at <= now
+        {
+            self.looks.pop_first();
+            let watched =
+                self.watched.get_mut(&session).expect("who is to be looked at is watched");
+            let crossing = last(session) + watched.threshold;
+            watched.look = if crossing > now { crossing } else { now + watched.threshold };
+            self.looks.insert((watched.look, session));
+            if crossing <= now {
+                stuck.push(session);
+            }
+        }
+        stuck
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(seconds: u64) -> Mono {
+        Mono(0) + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_threshold_is_as_configured_or_as_the_protocol_has_it() {
+        let smtp = DeliveryProtocol::Smtp { mx_list: Default::default() };
+        let stock = EgressPath::default();
+        let quick = EgressPath {
+            mail_from_timeout: SECOND,
+            rcpt_to_timeout: SECOND,
+            data_timeout: SECOND,
+            data_dot_timeout: SECOND,
+            ..EgressPath::default()
+        };
+        let slow = EgressPath { rcpt_to_timeout: 40 * SECOND, ..quick.clone() };
+        let configured = EgressPath {
+            dispatcher_progress_watchdog_timeout: Some(7 * SECOND),
+            ..EgressPath::default()
+        };
+        // D26: data_dot_timeout is 600 s here, where the reference has 300 s.
+        for (path, protocol, expected) in [
+            (&stock, &smtp, 1200),
+            (&quick, &smtp, 60),
+            (&slow, &smtp, 80),
+            (&configured, &smtp, 7),
+            (&stock, &DeliveryProtocol::Null, 60),
+        ] {
+            assert_eq!(threshold(path, protocol), Duration::from_secs(expected));
+        }
+    }
+
+    #[test]
+    fn entering_counts_if_it_is_news_and_touching_always() {
+        let mut progress = Progress::new(at(0));
+        progress.enter(at(1), Phase::AttemptingConnection, Some(Detail::Banner));
+        progress.enter(at(2), Phase::AttemptingConnection, Some(Detail::Banner));
+        assert_eq!(progress.last, at(1));
+        progress.enter(at(3), Phase::AttemptingConnection, Some(Detail::Hello("EHLO")));
+        assert_eq!(progress.last, at(3));
+        progress.touch(at(4));
+        assert_eq!(progress.last, at(4));
+    }
+
+    #[test]
+    fn the_text_of_an_abort_is_as_operators_know_it() {
+        let mut progress = Progress::new(at(0));
+        progress.enter(at(5), Phase::DeliveringMessage, Some(Detail::Send { recipients: 2 }));
+        let text = progress.abort_text("5f0b", at(725) + Duration::from_micros(3_250));
+        let expected = "dispatcher watchdog aborted task; phase=DeliveringMessage detail=\"send msg with 2 recip(s)\" session=5f0b \
+                        age=12m 5s 3ms time_in_phase=12m 3ms";
+        assert_eq!(text, expected);
+        let text = Progress::new(at(0)).abort_text("x", at(60));
+        assert!(text.contains("phase=Starting detail=None session=x age=1m"), "{text}");
+    }
+
+    #[test]
+    fn a_body_is_progress_at_500_octets_a_second() {
+        let minutes_with_progress = |octets_a_second: usize| {
+            let mut rate = BodyRate::default();
+            let told = (0..600).filter(|second| rate.took(at(1000 + second), octets_a_second));
+            let minutes: BTreeSet<u64> = told.map(|second| second / 61).collect();
+            minutes.len()
+        };
+        assert_eq!(minutes_with_progress(400), 0);
+        assert_eq!(minutes_with_progress(500), 10);
+        assert_eq!(minutes_with_progress(100_000), 10);
+    }
+
+    proptest! {
+        /// Against dispatchers that are heard of at any times: each that is silent for its threshold is found then, to the nanosecond; no other is;
+        /// and nobody is looked at more often than once a threshold, but for those that are heard of meanwhile.
+        #[test]
+        fn who_is_stuck_is_found_at_that_moment(
+            dispatchers in prop::collection::vec((1..100u64, prop::collection::vec(1..60u64, 0..20)), 1..10),
+        ) {
+            let mut watchdog = Watchdog::default();
+            let mut ends = BTreeMap::new();
+            let mut heard: BTreeMap<SessionId, Vec<Mono>> = BTreeMap::new();
+            for (number, (threshold, gaps)) in dispatchers.iter().enumerate() {
+                let session = SessionId(number as u64);
+                let threshold = Duration::from_secs(*threshold);
+                watchdog.watch(session, threshold, at(0));
+                let mut moments = alloc::vec![at(0)];
+                for gap in gaps {
+                    // Whoever is silent for too long isn't heard of again.
+                    if Duration::from_secs(*gap) < threshold {
+                        moments.push(*moments.last().unwrap() + Duration::from_secs(*gap));
+                    }
+                }
+                ends.insert(session, *moments.last().unwrap() + threshold);
+                heard.insert(session, moments);
+            }
+            let mut looks = 0;
+            let most: usize = heard.values().map(|moments| moments.len() + 1).sum();
+            while let Some(now) = watchdog.next_look() {
+                looks += 1;
+                let last = |session: SessionId| {
+                    *heard[&session].iter().rfind(|moment| **moment <= now).unwrap()
+                };
+                for session in watchdog.look(now, last) {
+                    prop_assert_eq!(ends.remove(&session), Some(now));
+                    watchdog.forget(session);
+                }
+            }
+            prop_assert!(ends.is_empty() && watchdog.watched.is_empty());
+            prop_assert!(looks <= most, "{} looks, {} moments", looks, most);
+        }
+    }
+}

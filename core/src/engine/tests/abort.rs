@@ -1,0 +1,137 @@
+//! Sessions that are cut off: by the watchdog, or by an operator.
+use super::*;
+
+const READY: &str = "unspecified->mx.example.com@smtp_client";
+const TEXT: &str = "dispatcher watchdog aborted task; phase=DeliveringMessage";
+
+/// One message in flight over the first session.
+fn in_flight(outside: Outside) -> (Bench, SpoolId) {
+    let mut bench = Bench::new(outside);
+    bench.hold_deliveries = true;
+    let id = bench.admit();
+    (bench, id)
+}
+
+fn stuck(session: u64) -> Input {
+    Input::SessionStuck { session: SessionId(session), text: TEXT.into() }
+}
+
+fn abort(ready_queue: &str, session: u64) -> Input {
+    let command =
+        AdminCommand::AbortSession { ready_queue: ready_queue.into(), session: SessionId(session) };
+    Input::Admin { op: OpId(1 << 60), command }
+}
+
+#[test]
+fn a_stuck_delivery_is_put_back_once_with_a_record_and_no_attempt() {
+    for began in [false, true] {
+        let (mut bench, id) = in_flight(Outside::default());
+        bench.body_began = began;
+        bench.input(stuck(1));
+        assert_eq!(bench.notes, [(id, RecordKind::Delayed, format!("451 {TEXT}"))]);
+        let (_, attempts, due, remaining) = &bench.updates[0];
+        assert_eq!((*attempts, remaining.len()), (0, 1));
+        assert!(*due <= bench.now.wall + MINUTE, "soon, and not all at one moment");
+        assert_eq!(bench.engine.session_count(), 0, "its lease is free");
+        let listed = &bench.engine.ready_queues()[0];
+        assert_eq!((listed.in_flight, listed.stuck), (0, 1));
+        bench.hold_deliveries = false;
+        bench.pass(MINUTE);
+        assert_eq!(bench.removed, [id]);
+        assert_eq!(bench.delivered_at.len(), 2);
+    }
+}
+
+#[test]
+fn what_policy_says_of_an_aborted_message_is_asked_without_counting_an_attempt() {
+    let config = EngineConfig { asks_requeue: true, ..EngineConfig::default() };
+    let mut bench = Bench::asking(Outside::default(), config);
+    bench.hold_deliveries = true;
+    bench.admit();
+    bench.input(stuck(1));
+    let Some(Question::Requeue { reasons, increment_attempts, delay, .. }) = bench.asked.last()
+    else {
+        panic!("{:?}", bench.asked)
+    };
+    use InsertReason::{DispatcherDrop, LoggedTransientFailure};
+    assert_eq!(reasons, &[DispatcherDrop, LoggedTransientFailure]);
+    assert!(!increment_attempts && delay.unwrap() <= MINUTE);
+}
+
+#[test]
+fn a_message_whose_time_is_up_meanwhile_expires_when_its_session_is_aborted() {
+    let mut outside = Outside::default();
+    outside.queue.max_age = 10 * MINUTE;
+    let (mut bench, id) = in_flight(outside);
+    bench.wake_until(bench.now.mono + 10 * MINUTE);
+    assert_eq!(bench.engine.message_count(), 1, "it is the session's as long as that stands");
+    bench.input(stuck(1));
+    assert_eq!(bench.removed, [id]);
+    let kinds: Vec<RecordKind> = bench.notes.iter().map(|(_, kind, _)| *kind).collect();
+    assert_eq!(kinds, [RecordKind::Delayed, RecordKind::Expiration]);
+}
+
+#[test]
+fn whoever_waits_for_a_stuck_connection_gets_another() {
+    let mut bench = Bench::new(Outside { connect: |_| None, ..Outside::default() });
+    bench.silent_connections = true;
+    let id = bench.admit();
+    assert_eq!(bench.engine.session_count(), 1);
+    bench.silent_connections = false;
+    bench.input(stuck(1));
+    assert_eq!(bench.removed, [id]);
+    assert_eq!(bench.notes.len(), 1, "only its delivery's");
+}
+
+#[test]
+fn an_idle_session_can_be_stuck_too_and_one_that_is_gone_cannot() {
+    let mut bench = Bench::new(Outside::default());
+    let first = bench.admit();
+    bench.input(stuck(1));
+    assert_eq!((bench.engine.session_count(), bench.removed.as_slice()), (0, &[first][..]));
+    bench.input(stuck(1));
+    assert_eq!(bench.engine.ready_queues()[0].stuck, 1);
+}
+
+#[test]
+fn a_completion_that_was_on_its_way_counts_and_the_abort_does_not() {
+    let (mut bench, id) = in_flight(Outside::default());
+    // The driver finds that there is nothing to abort.
+    bench.ignores_aborts = true;
+    bench.input(stuck(1));
+    bench.complete(Outcomes::Uniform(OK), true);
+    assert_eq!(bench.removed, [id]);
+    assert_eq!(bench.notes.len(), 1);
+    bench.ignores_aborts = false;
+    let second = bench.admit();
+    assert_eq!(bench.engine.session_count(), 1, "the session goes on");
+    bench.input(stuck(1));
+    assert_eq!(bench.notes.last(), Some(&(second, RecordKind::Delayed, format!("451 {TEXT}"))));
+}
+
+#[test]
+fn an_operator_aborts_a_session_of_the_queue_that_is_named_and_no_other() {
+    let (mut bench, id) = in_flight(Outside::default());
+    for (queue, session) in [("nonsense", 1), (READY, 2), (READY, 1), (READY, 1)] {
+        bench.input(abort(queue, session));
+    }
+    use AdminReply::{Done, UnknownId};
+    assert_eq!(bench.replies, [UnknownId, UnknownId, Done, UnknownId]);
+    let text = "451 returning message to scheduled queue".to_string();
+    assert_eq!(bench.notes, [(id, RecordKind::Delayed, text)]);
+    assert_eq!(bench.engine.ready_queues()[0].stuck, 0, "the watchdog had no part in it");
+}
+
+#[test]
+fn a_session_tells_what_became_of_its_messages() {
+    let outcomes = [OK, LATER, NEVER_EVER, OK, Outcome::Returned];
+    let mut bench = Bench::new(Outside::default());
+    bench.hold_deliveries = true;
+    for outcome in outcomes {
+        bench.admit();
+        bench.complete(Outcomes::Uniform(outcome), true);
+    }
+    let sessions = bench.engine.sessions_of(READY).unwrap();
+    let tally = sessions[0].tally;
+    assert_eq!((tally.delivered, tally.transfailed, tally.failed), (2, 1, 1));
+}
