@@ -35,6 +35,7 @@ canaries! {
     ExpirySkippedInReady "expiry-skipped-in-ready" "I9" "a message in a ready queue, or in line for one, never expires"
     SecondCompletion "second-completion" "I6" "a delivery that was completed can be completed again, and is"
     GateNeverShuts "gate-never-shuts" "gate" "whatever is wrong with the spool, mail is taken"
+    WatchdogNeverFires "watchdog-never-fires" "I11" "a session without progress is never cut off"
     GateNeverOpens "gate-never-opens" "I10" "once shut, the spool's gate stays so"
 }
 

@@ -2,7 +2,7 @@
 //!
 //! # What is here
 //! - [`smtp::server`]: the receiving side of a connection; bytes in, bytes and requests out.
-//! - [`smtp::client`]: the sending side, likewise.
+//! - [`smtp::client`]: the sending side, likewise. [`dispatcher`]: what such a session tells of itself, and when it is stuck.
 //! - [`engine`]: what the control plane can be told and what it can want.
 //! - [`commit`]: who waits for which batch of the spool, its order, deadlines and undo.
 //! - [`journal`]: the inputs of the engine written down, and run again.
@@ -35,6 +35,7 @@ pub mod canary;
 pub mod commit;
 pub mod config;
 pub mod date;
+pub mod dispatcher;
 pub mod engine;
 pub mod header;
 pub mod health;

@@ -23,11 +23,11 @@ pub const SERVER_REPLY_LINE_OCTETS: usize = 4_096;
 pub const SERVER_REPLY_LINES: usize = 256;
 /// What of a remote server's reply is kept for records.
 pub const SERVER_REPLY_TEXT_OCTETS: usize = 4_096;
-/// What of a message is handed over before the peer has to have taken it. At the 500 octets a second that D8 asks
-/// for, a block takes less than `data_timeout`.
 /// Damaged messages that are listed for operators.
 pub const QUARANTINE_LISTED: usize = 10_000;
 
+/// What of a message is handed over before the peer has to have taken it. At the 500 octets a second that D8 asks
+/// for, a block takes less than `data_timeout`.
 pub const BODY_BLOCK_OCTETS: usize = 128 * 1024;
 
 /// Messages the engine holds. At about 400 octets each this is 4 GB.

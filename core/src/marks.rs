@@ -47,6 +47,7 @@ marks! {
     LogFull "a log record found no room in time"
     StopCutShort "sessions hadn't ended when the stop went on"
     StoppingSession "a delivery's verdict was given up since the process stops"
+    SessionStuck "a session without progress was cut off"
     SourceSuspended "an egress source was suspended for its health"
     ScanDamaged "the spool had to be read around damage"
 }

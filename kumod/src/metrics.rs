@@ -191,6 +191,13 @@ fn ready_queue(name: &str) -> String {
     format!("smtp_client:{name}")
 }
 
+/// As [`ready_queue`], but by the queue's own protocol.
+fn dispatcher(name: &str) -> String {
+    let protocol = name.rsplit_once('@').map_or(name, |(_, protocol)| protocol);
+    let short = protocol.split(':').next().unwrap_or(protocol);
+    format!("{short}:{name}")
+}
+
 fn services(list: &mut List<'_>, snapshot: &Snapshot<'_>) {
     let Counters { esmtp_listener, http_listener, smtp_client, .. } = snapshot.counters;
     let listeners = [("esmtp_listener", esmtp_listener), ("http_listener", http_listener)];
@@ -239,6 +246,11 @@ fn queues(list: &mut List<'_>, snapshot: &Snapshot<'_>) {
     list.gauge("kumod_in_flight", "Messages of a ready queue that are with a connection", || {
         let samples = ready.iter().map(|q| sample("service", ready_queue(&q.name), q.in_flight));
         bounded(samples.collect())
+    });
+    let help = "Connections that the watchdog cut off; a queue that was idle for long begins anew";
+    list.counter("dispatcher_watchdog_aborted_total", help, || {
+        let stuck = ready.iter().filter(|q| q.stuck > 0);
+        bounded(stuck.map(|q| sample("service", dispatcher(&q.name), q.stuck)).collect())
     });
     list.gauge("scheduled_count", "Messages in a scheduled queue", || {
         bounded(scheduled.iter().map(|q| sample("queue", &q.name, q.messages)).collect())
@@ -556,6 +568,7 @@ mod tests {
             connection_limit: None,
             held: None,
             suspended: None,
+            stuck: 0,
         }
     }
 

@@ -239,17 +239,18 @@ async fn obey(handle: Handle<SimWorld>, command: Command) {
 }
 
 async fn look(handle: &Handle<SimWorld>, ids: Vec<SpoolId>) -> Option<Seen> {
-    let looked = handle.query(move |engine, now| {
+    let looked = handle.inspect(move |engine, dispatchers, now| {
         let held = ids.into_iter().filter(|id| engine.holds(*id)).collect();
-        (now, held, engine.ready_queues())
+        let dispatchers = dispatchers.iter().map(|(_, dispatcher)| dispatcher).collect();
+        (now, held, engine.ready_queues(), dispatchers)
     });
-    let (now, held, ready) = looked.await?;
+    let (now, held, ready, dispatchers) = looked.await?;
     // As a scrape of the metrics does.
     let _ = handle.world().host().memory();
     let counters = handle.counters();
     let body_cache_octets = counters.body_cache_octets.get();
     let is_shut = handle.spool_health().iter().any(|store| store.latched);
-    let look = Look { at: now.mono, body_cache_octets, ready, is_shut };
+    let look = Look { at: now.mono, body_cache_octets, ready, is_shut, dispatchers };
     Some(Seen { look, held })
 }
 

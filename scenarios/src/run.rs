@@ -2,7 +2,9 @@
 //! faults are in force; then all is healed, and every accepted message must settle within a bounded virtual time.
 //! Invariant: a run happens on a thread of its own, and nothing outlives it. What it proves is the checkers' to say.
 use crate::agenda::{Action, Agenda};
-use crate::check::{self, Facts, Violation, bounds, expiry::Residents, gate, violation, waits};
+use crate::check::{
+    self, Facts, Violation, bounds, dispatchers, expiry::Residents, gate, violation, waits,
+};
 use crate::node::{Command, LifeEnd, Running};
 use crate::options::Options;
 use crate::setup;
@@ -499,6 +501,11 @@ impl Run<'_> {
         }
         // A life that has just ended, and begun again, has its own story.
         let failing = self.universe.disk.failing_since().filter(|_| self.lives == life);
+        if now.mono > self.excused_until
+            && let Some(broken) = dispatchers::check(seen.look.at, &seen.look.dispatchers)
+        {
+            self.break_off(broken);
+        }
         if now.mono > self.excused_until
             && let Some(broken) = gate::check(seen.look.at, failing, seen.look.is_shut)
         {

@@ -81,9 +81,21 @@ pub fn swarm(seed: u64) -> Options {
         }
     }
     proxies(seed, &mut options);
+    watchdog(seed, &mut options);
     prepare(&mut dice, &mut options);
     options.order = orders(&mut dice, &options);
     options
+}
+
+/// Less patience than its protocol's other times would give it.
+fn watchdog(seed: u64, options: &mut Options) {
+    let mut dice = Dice(Random::new(seed, "swarm's watchdog"));
+    if dice.of(30)
+        && let Some(path) = options.policy.get_mut("path").and_then(toml::Value::as_table_mut)
+    {
+        let patience = format!("{}s", dice.between(10, 120));
+        path.insert("dispatcher_progress_watchdog_timeout".into(), patience.into());
+    }
 }
 
 /// From dice of its own, so that nothing else of a seed depends on them.

@@ -175,6 +175,9 @@ pub struct EgressPath {
     #[serde(with = "super::duration::optional_text")]
     pub remember_broken_tls: Option<Duration>,
     pub opportunistic_tls_reconnect_on_failed_handshake: bool,
+    /// `None`: by the protocol and its other times ([`crate::dispatcher::threshold`]).
+    #[serde(with = "super::duration::optional_text")]
+    pub dispatcher_progress_watchdog_timeout: Option<Duration>,
     #[serde(with = "super::duration::text")]
     pub refresh_interval: Duration,
     pub provider_name: Option<Box<str>>,
@@ -231,6 +234,7 @@ impl Default for EgressPath {
             ignore_8bit_checks: false,
             remember_broken_tls: None,
             opportunistic_tls_reconnect_on_failed_handshake: false,
+            dispatcher_progress_watchdog_timeout: None,
             refresh_interval: seconds(60),
             provider_name: None,
         }
@@ -252,7 +256,8 @@ impl Constructed for EgressPath {
             smtp_auth_plain_username allow_smtp_auth_plain_without_tls
             allow_smtp_auth_plain_without_valid_certificate ehlo_domain prohibited_hosts skip_hosts
             ip_lookup_strategy ignore_8bit_checks remember_broken_tls
-            opportunistic_tls_reconnect_on_failed_handshake refresh_interval provider_name
+            opportunistic_tls_reconnect_on_failed_handshake
+            dispatcher_progress_watchdog_timeout refresh_interval provider_name
         });
         path.smtp_auth_plain_password = table.optional("smtp_auth_plain_password");
         path.check(table);

@@ -385,6 +385,9 @@ option_tables! {
         effective in "core/src/engine/tests/routes.rs" {
             refresh_interval: policy_is_asked_again_after_each_refresh_interval,
         }
+        effective in "core/src/dispatcher.rs" {
+            dispatcher_progress_watchdog_timeout: a_threshold_is_as_configured_or_as_the_protocol_has_it,
+        }
         effective in "core/src/mx.rs" {
             prohibited_hosts: forbidden_addresses_stop_the_plan_and_skipped_ones_leave_it,
             skip_hosts: forbidden_addresses_stop_the_plan_and_skipped_ones_leave_it,
@@ -431,7 +434,7 @@ option_tables! {
             enable_mta_sts tls_prefer_openssl openssl_cipher_list openssl_cipher_suites
             openssl_options rustls_cipher_suites refresh_strategy dispatcher_wakeup_strategy
             maintainer_wakeup_strategy low_memory_reduction_policy no_memory_reduction_policy
-            readyq_pool_name dispatcher_progress_watchdog_timeout;
+            readyq_pool_name;
         refused:
             enable_dane unless False
                 "kumod doesn't verify TLSA records yet, so mail would leave without the protection asked for; \

@@ -38,6 +38,9 @@ impl Engine {
                 cancelled(found)
             }
             AdminCommand::ResumeSource { name } => self.resume_source(&name),
+            AdminCommand::AbortSession { ready_queue, session } => {
+                self.abort_by_order(&ready_queue, session)
+            }
             AdminCommand::BumpEpoch => {
                 self.bump_epoch();
                 AdminReply::Done

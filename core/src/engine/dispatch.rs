@@ -185,7 +185,9 @@ impl Engine {
         let session = SessionId(self.next_session);
         self.next_session += 1;
         let state = SessionState::Opening;
-        self.sessions.insert(session, Session { ready: handle, state, deliveries: 0, leases });
+        let (deliveries, tally, abort) = (0, Tally::default(), None);
+        let entry = Session { ready: handle, state, deliveries, leases, tally, abort };
+        self.sessions.insert(session, entry);
         let ready = &mut self.ready[handle];
         ready.sessions.push(session);
         ready.opening += 1;
@@ -344,8 +346,8 @@ impl Engine {
             }
             SessionState::Opening => {
                 self.ready[ready].opening -= 1;
-                let phase = String::from("connecting");
-                self.outputs.push_back(Output::Abort { session: id, phase });
+                let why = String::from("it isn't wanted any more");
+                self.outputs.push_back(Output::Abort { session: id, why });
             }
             SessionState::Idle => {
                 self.ready[ready].idle.retain(|idle| *idle != id);

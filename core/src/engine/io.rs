@@ -118,6 +118,11 @@ pub enum Input {
         session: SessionId,
         failure: SourceFailure,
     },
+    /// The watchdog has found it without progress for too long. `text`: what the record of its message says.
+    SessionStuck {
+        session: SessionId,
+        text: Box<str>,
+    },
 }
 
 /// Everything the engine can want.
@@ -151,10 +156,11 @@ pub enum Output {
     Close {
         session: SessionId,
     },
-    /// Fence: shut the socket, complete what is outstanding as `Unknown` or `Aborted`, then `SessionClosed`.
+    /// Fence: shut the socket, complete what is outstanding as [`Outcome::Aborted`], then `SessionClosed`. Not if the completion of what is
+    /// outstanding is on its way: then the session goes on as if nothing had been said.
     Abort {
         session: SessionId,
-        phase: String,
+        why: String,
     },
     /// Log, then write: one step in a message's life.
     Conclude {
@@ -175,7 +181,7 @@ pub enum Output {
 }
 
 impl Input {
-    pub const VARIANTS: [&'static str; 12] = [
+    pub const VARIANTS: [&'static str; 13] = [
         "Tick",
         "Admit",
         "Answer",
@@ -188,6 +194,7 @@ impl Input {
         "SpoolHealth",
         "Stop",
         "SourceFailed",
+        "SessionStuck",
     ];
 
     /// Its place in [`Input::VARIANTS`].
@@ -205,6 +212,7 @@ impl Input {
             Input::SpoolHealth { .. } => 9,
             Input::Stop => 10,
             Input::SourceFailed { .. } => 11,
+            Input::SessionStuck { .. } => 12,
         }
     }
 }
@@ -250,12 +258,16 @@ pub enum Outcome {
     Refused(ReplyCode),
     /// The reply was lost after the final dot.
     Unknown,
-    /// Given back untried (session fenced before the body flowed, too many recipients): no attempt is counted.
+    /// Given back untried (too many recipients, the session just ended): no attempt is counted.
     Returned,
     /// As [`Outcome::Returned`], because the spool's gate was shut by then: due once it opens.
     Paused,
     /// It isn't in the spool any more: there is nothing left to be settled.
     Gone,
+    /// The session was fenced, as [`Output::Abort`] wanted. The peer may have the message only if the body `began`.
+    Aborted {
+        began: bool,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -510,6 +522,11 @@ pub enum AdminCommand {
     /// Ends the suspension of a source.
     ResumeSource {
         name: Box<str>,
+    },
+    /// Whatever the session does. `ready_queue`: whose it has to be.
+    AbortSession {
+        ready_queue: Box<str>,
+        session: SessionId,
     },
 }
 

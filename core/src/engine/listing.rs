@@ -1,7 +1,8 @@
 //! What there is, for operators: queues with their counts, entries in force, totals. Reads only.
-use super::model::ReadyQueue;
+use super::model::{ReadyQueue, Session, SessionState, Tally};
 use super::sources::Source;
 use super::{AdminEntry, Block, Engine, Held, ReadySuspension};
+use crate::id::SessionId;
 use crate::source_health::SourceFailure;
 use crate::time::Wall;
 use alloc::collections::BTreeMap;
@@ -50,6 +51,16 @@ pub struct ReadySummary {
     pub connection_limit: Option<u64>,
     pub held: Option<Held>,
     pub suspended: Option<String>,
+    /// Sessions that the watchdog has cut off.
+    pub stuck: u64,
+}
+
+/// A session as the engine sees it; what it does is its driver's to tell.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SessionSummary {
+    pub session: SessionId,
+    pub tally: Tally,
+    pub is_idle: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -131,10 +142,22 @@ impl Engine {
                 connection_limit: ready.path.value.as_ref().map(|path| path.connection_limit.limit),
                 held: ready.held.clone(),
                 suspended: self.why_suspended(ready),
+                stuck: ready.stuck,
             })
             .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// Of a ready queue, the oldest first; `None` if there is no such queue.
+    pub fn sessions_of(&self, ready_queue: &str) -> Option<Vec<SessionSummary>> {
+        let ready = &self.ready[*self.ready_by_name.get(ready_queue)?];
+        let summary = |session: &SessionId| {
+            let Session { tally, state, .. } = &self.sessions[session];
+            let is_idle = *state == SessionState::Idle;
+            SessionSummary { session: *session, tally: *tally, is_idle }
+        };
+        Some(ready.sessions.iter().map(summary).collect())
     }
 
     fn why_suspended(&self, ready: &ReadyQueue) -> Option<String> {

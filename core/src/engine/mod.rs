@@ -3,7 +3,7 @@
 //! - [`io`]: what it can be told and what it can want. `model`: what it remembers; `arena`, `timers`: how.
 //! - `admission`: messages come and go. `promotion`: from a scheduled queue to a ready queue. `dispatch`: from a ready queue
 //!   over a session to the peer. `outcome`: what an attempt means. `admin`: what operators ordered. `schedule`: when.
-//!   `sources`: which ways out are suspended.
+//!   `sources`: which ways out are suspended. `abort`: sessions that are cut off.
 //! - [`explain`]: why something is as it is; [`listing`]: what there is.
 //!
 //! # Invariants
@@ -11,6 +11,7 @@
 //! - Every operation asked for is in `pending` until its one completion; another completion panics.
 //! - Whatever waits has a timer or stands in the line of what it waits for, and says why (`model::Block`, `Held`).
 //! - Decisions never depend on the order of a hashed map.
+mod abort;
 mod admin;
 mod admission;
 mod arena;
@@ -28,7 +29,7 @@ mod tests;
 mod timers;
 
 pub use io::*;
-pub use model::{Block, Held};
+pub use model::{Block, Held, Tally};
 pub use timers::WakeReason;
 
 use crate::id::{OpId, SessionId, SpoolId};
@@ -171,6 +172,7 @@ impl Engine {
             Input::Admin { op, command } => self.administer(op, command),
             Input::SpoolHealth { healthy } => self.spool_health(healthy),
             Input::SourceFailed { session, failure } => self.source_failed(session, failure),
+            Input::SessionStuck { session, text } => self.session_stuck(session, text),
             Input::Stop => self.stop(),
         }
         self.fire_timers();

@@ -1,7 +1,7 @@
 //! What the engine remembers: messages, scheduled queues, ready queues, sessions, pools, leases. Data and the small
 //! truths about it; what happens to it stands in the other files of this module.
 use super::arena::{Arena, Handle};
-use super::io::{AdminEntry, Hosts, InsertReason, Note, ReadySuspension, ResolvedPool};
+use super::io::{AdminEntry, Hosts, InsertReason, Note, ReadySuspension, Reason, ResolvedPool};
 use super::sources::SourceHandle;
 use super::timers::NEVER;
 use crate::config::queue::DeliveryProtocol;
@@ -334,6 +334,8 @@ pub(super) struct ReadyQueue {
     pub sessions: Vec<SessionId>,
     pub opening: u64,
     pub consecutive_failures: u64,
+    /// Sessions that the watchdog cut off.
+    pub stuck: u64,
     pub message_throttle: Throttle,
     pub connection_throttle: Throttle,
     pub selection_throttle: Throttle,
@@ -375,6 +377,7 @@ impl ReadyQueue {
             sessions: Vec::new(),
             opening: 0,
             consecutive_failures: 0,
+            stuck: 0,
             message_throttle: Throttle::default(),
             connection_throttle: Throttle::default(),
             selection_throttle: Throttle::default(),
@@ -430,6 +433,25 @@ pub(super) struct Session {
     pub state: SessionState,
     pub deliveries: u64,
     pub leases: Vec<Arc<str>>,
+    pub tally: Tally,
+    /// It was ordered to be cut off in the middle of a delivery: what the record says of that.
+    pub abort: Option<Reason>,
+}
+
+/// Messages of a session by what became of them. One whose recipients fared differently counts for each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    pub delivered: u64,
+    pub transfailed: u64,
+    pub failed: u64,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: Tally) {
+        self.delivered += other.delivered;
+        self.transfailed += other.transfailed;
+        self.failed += other.failed;
+    }
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]

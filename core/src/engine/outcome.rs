@@ -40,7 +40,7 @@ fn sort(recipients: u32, tried: &RecipientSet, outcomes: &Outcomes) -> Sorted {
             Outcome::Refused(_) => sorted.refused.insert(index),
             Outcome::Deferred(_) => sorted.deferred.insert(index),
             Outcome::Unknown => sorted.unknown.insert(index),
-            Outcome::Returned | Outcome::Paused | Outcome::Gone => {}
+            Outcome::Returned | Outcome::Paused | Outcome::Gone | Outcome::Aborted { .. } => {}
         }
     };
     match outcomes {
@@ -56,7 +56,7 @@ fn failure_of(outcomes: &Outcomes) -> Option<Failure> {
         Outcome::Deferred(code) => Some(Failure::Reply(*code)),
         Outcome::Unknown => Some(Failure::Unknown),
         Outcome::Delivered(_) | Outcome::Refused(_) => None,
-        Outcome::Returned | Outcome::Paused | Outcome::Gone => None,
+        Outcome::Returned | Outcome::Paused | Outcome::Gone | Outcome::Aborted { .. } => None,
     };
     match outcomes {
         Outcomes::Uniform(outcome) => failure(outcome),
@@ -86,14 +86,19 @@ impl Engine {
             panic!("{op:?} was attempted on a session that is {was:?}")
         };
         assert_eq!(op, busy, "the attempt completed is the one outstanding");
-        let ready = session.ready;
+        let (ready, abort) = (session.ready, session.abort.take());
         self.ready[ready].in_flight -= 1;
         self.list_ready(ready);
         let origin = Origin { attempt: Some(op), session: Some(id), ready: Some(ready) };
-        if canary::planted(Canary::SecondCompletion) {
-            self.judge(message, origin.clone(), &recipients, &outcomes);
+        if let Outcomes::Uniform(Outcome::Aborted { began }) = outcomes {
+            let reason = abort.expect("nothing is aborted unless it was ordered");
+            return self.aborted(message, origin, reason, began);
         }
-        self.judge(message, origin, &recipients, &outcomes);
+        if canary::planted(Canary::SecondCompletion) {
+            _ = self.judge(message, origin.clone(), &recipients, &outcomes);
+        }
+        let tally = self.judge(message, origin, &recipients, &outcomes);
+        self.sessions.get_mut(&id).expect("seen above").tally.add(tally);
     }
 
     fn judge(
@@ -102,9 +107,10 @@ impl Engine {
         origin: Origin,
         tried: &RecipientSet,
         outcomes: &Outcomes,
-    ) {
+    ) -> Tally {
         if *outcomes == Outcomes::Uniform(Outcome::Gone) {
-            return self.forget(handle);
+            self.forget(handle);
+            return Tally::default();
         }
         let message = &mut self.messages[handle];
         let sorted = sort(message.recipients, tried, outcomes);
@@ -123,6 +129,11 @@ impl Engine {
         if !sorted.unknown.is_empty() {
             reached(Mark::UnknownOutcome);
         }
+        let tally = Tally {
+            delivered: u64::from(!sorted.delivered.is_empty()),
+            transfailed: u64::from(failed),
+            failed: u64::from(!sorted.refused.is_empty()),
+        };
         let notes = notes_of(sorted);
         match (done, failed, progress) {
             (true, ..) => self.conclude(handle, origin, notes, Then::Remove, After::Forget),
@@ -136,6 +147,7 @@ impl Engine {
             }
             (.., false) => self.return_untried(handle, longest_wait(outcomes)),
         }
+        tally
     }
 
     /// The attempt didn't take place.
@@ -179,29 +191,34 @@ impl Engine {
         because: InsertReason,
     ) {
         let due = self.next_retry(handle);
-        self.messages[handle].due = due;
-        if due > self.expiry(&self.messages[handle]) {
-            reached(Mark::ExpiredAfterAttempt);
-            self.expire(handle, origin, notes);
-            return;
-        }
-        if !self.config.asks_requeue || self.stopping {
-            self.update(handle, origin, notes);
-            return;
-        }
-        self.place(handle, Place::Asking);
         let mut reasons = vec![InsertReason::LoggedTransientFailure];
         if because != InsertReason::LoggedTransientFailure {
             reasons.insert(0, because);
         }
+        self.requeue_at(Requeue { message: handle, origin, notes, due, reasons }, true);
+    }
+
+    /// Unless time is up before, or policy has other ideas.
+    pub(super) fn requeue_at(&mut self, requeue: Requeue, increment_attempts: bool) {
+        let Requeue { message: handle, due, .. } = requeue;
+        self.messages[handle].due = due;
+        if due > self.expiry(&self.messages[handle]) {
+            reached(Mark::ExpiredAfterAttempt);
+            self.expire(handle, requeue.origin, requeue.notes);
+            return;
+        }
+        if !self.config.asks_requeue || self.stopping {
+            self.update(handle, requeue.origin, requeue.notes);
+            return;
+        }
+        self.place(handle, Place::Asking);
         let question = Question::Requeue {
             message: self.messages[handle].id,
-            attempt: origin.attempt,
-            reasons: reasons.clone(),
-            increment_attempts: true,
+            attempt: requeue.origin.attempt,
+            reasons: requeue.reasons.clone(),
+            increment_attempts,
             delay: Some(due.since(self.now.mono)),
         };
-        let requeue = Requeue { message: handle, origin, notes, due, reasons };
         self.ask(Pending::Requeue(requeue.into()), question);
     }
 

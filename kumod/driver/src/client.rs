@@ -2,13 +2,16 @@
 //! `core::smtp::client` over the connection that answers, and tells the engine what became of each delivery.
 //! Invariant: what the engine hears goes through the [`Fence`]; once that is shut, nothing this task says reaches it. Every wait
 //! has the machine's deadline or one of its own.
+use crate::activity::Activity;
 use crate::dial::{self, Dialled, NotDialled};
+use crate::engine_loop::Mail;
 use crate::local;
 use crate::plan;
 use crate::shared::{Attempt, Connection, Ending, LoadError, Shared, lock};
 use crate::world::World;
 use bytes::BytesMut;
 use kumo_core::config::queue::DeliveryProtocol;
+use kumo_core::dispatcher::{Detail, Phase};
 use kumo_core::engine::{CloseCause, Input as EngineInput, Outcome, Outcomes, Target};
 use kumo_core::id::{OpId, SessionId, SpoolId};
 use kumo_core::log::{PeerAddress, SourceAddress};
@@ -46,8 +49,9 @@ pub(crate) struct Outstanding {
     pub body_began: bool,
 }
 
+/// What was cut off. `body_began`: the peer may have what it had in hand.
 pub(crate) struct Fenced {
-    pub outstanding: Option<Outstanding>,
+    pub body_began: bool,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +60,8 @@ struct FenceState {
     /// Shut by the engine's loop, while the task went on.
     aborted: bool,
     outstanding: Option<Outstanding>,
+    /// The last delivery whose completion went on its way.
+    completed: Option<OpId>,
 }
 
 /// Between a session's task and the engine.
@@ -76,7 +82,10 @@ impl Fence {
     /// Whether the completion may still be told.
     fn complete(&self) -> bool {
         let mut state = lock(&self.0);
-        state.outstanding = None;
+        let outstanding = state.outstanding.take();
+        if !state.shut {
+            state.completed = outstanding.map(|outstanding| outstanding.op);
+        }
         !state.shut
     }
 
@@ -84,49 +93,75 @@ impl Fence {
         !lock(&self.0).shut
     }
 
-    /// `None` if it was shut already.
-    fn shut(&self, aborted: bool) -> Option<Fenced> {
+    /// By the task itself, at its end. False if it was shut already.
+    fn end(&self) -> bool {
+        !std::mem::replace(&mut lock(&self.0).shut, true)
+    }
+
+    /// By the engine's loop. `given`: the delivery that the loop hasn't heard the end of. `None` if there is nothing to be cut off: the task has
+    /// ended, or its completion is on the way, and what it says next counts.
+    fn abort(&self, given: Option<OpId>) -> Option<Fenced> {
         let mut state = lock(&self.0);
-        if std::mem::replace(&mut state.shut, true) {
+        let is_on_the_way = given.is_some() && state.completed == given;
+        if is_on_the_way || std::mem::replace(&mut state.shut, true) {
             return None;
         }
-        state.aborted = aborted;
-        Some(Fenced { outstanding: state.outstanding.take() })
+        state.aborted = true;
+        let outstanding = state.outstanding.take();
+        Some(Fenced { body_began: outstanding.is_some_and(|outstanding| outstanding.body_began) })
     }
 }
 
 /// The engine loop's end of a session.
 pub(crate) struct SessionTask {
     commands: mpsc::Sender<Command>,
-    fence: Box<dyn Fn() -> Option<Fenced> + Send>,
+    abort: Box<dyn Fn(Option<OpId>) -> Option<Fenced> + Send>,
+    pub activity: Arc<Activity>,
+    pub ready_queue: Arc<str>,
+    /// The delivery it was told of, until its completion is heard.
+    pub given: Option<OpId>,
 }
 
 impl SessionTask {
     pub fn start<W: World>(shared: &Arc<Shared<W>>, id: SessionId, target: Target) -> SessionTask {
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let fence = Arc::new(Fence::default());
-        let link =
-            Link { shared: shared.clone(), id, target: Arc::new(target), fence: fence.clone() };
+        let activity = Arc::new(Activity::new(session_uuid(shared), shared.now().mono));
+        let link = Link {
+            shared: shared.clone(),
+            id,
+            target: Arc::new(target),
+            fence: fence.clone(),
+            activity: activity.clone(),
+        };
+        let ready_queue = link.target.ready_queue.clone();
         let presence = Presence::of(&link);
         let task = shared.runtime.spawn(run(link, presence, inbox));
         let shared = shared.clone();
-        let fence = move || {
+        let abort = move |given| {
             // Counted before the task can see it and end.
             shared.counters.fenced_tasks.add(1);
-            let fenced = fence.shut(true);
+            let fenced = fence.abort(given);
             match &fenced {
                 Some(_) => task.abort(),
                 None => shared.counters.fenced_tasks.sub(1),
             }
             fenced
         };
-        SessionTask { commands, fence: Box::new(fence) }
+        SessionTask { commands, abort: Box::new(abort), activity, ready_queue, given: None }
     }
 
     /// Gives the command back if the session has ended; its `SessionClosed` is on the way to the engine.
-    pub fn tell(&self, command: Command) -> Option<Command> {
+    pub fn tell(&mut self, command: Command) -> Option<Command> {
+        let op = match &command {
+            Command::Deliver { op, .. } => Some(*op),
+            Command::Close => self.given,
+        };
         match self.commands.try_send(command) {
-            Ok(()) => None,
+            Ok(()) => {
+                self.given = op;
+                None
+            }
             Err(mpsc::error::TrySendError::Closed(command)) => Some(command),
             Err(mpsc::error::TrySendError::Full(command)) => {
                 panic!("a session was told more than it can have outstanding: {command:?}")
@@ -134,8 +169,9 @@ impl SessionTask {
         }
     }
 
-    pub fn fence(&self) -> Option<Fenced> {
-        (self.fence)()
+    /// From here on it isn't heard any more, unless there is nothing to be cut off.
+    pub fn abort(&self) -> Option<Fenced> {
+        (self.abort)(self.given)
     }
 }
 
@@ -145,6 +181,7 @@ pub(crate) struct Link<W: World> {
     pub id: SessionId,
     pub target: Arc<Target>,
     fence: Arc<Fence>,
+    pub activity: Arc<Activity>,
 }
 
 /// A session's end as the engine and the records want it.
@@ -171,9 +208,19 @@ pub(crate) struct Delivery {
 }
 
 impl<W: World> Link<W> {
+    /// The engine's loop takes its mail as long as the process lives; once it is gone, nobody is left to tell.
+    async fn tell(&self, input: EngineInput) {
+        let _ = self.shared.engine.send(Mail::FromSession { session: self.id, input }).await;
+    }
+
+    pub fn enter(&self, phase: Phase, detail: Option<Detail>) {
+        self.activity.enter(self.shared.now().mono, phase, detail);
+    }
+
     pub async fn ready(&self) {
+        self.enter(Phase::Idle, None);
         if self.fence.is_open() {
-            self.shared.tell_engine(EngineInput::SessionReady { session: self.id }).await;
+            self.tell(EngineInput::SessionReady { session: self.id }).await;
         }
     }
 
@@ -182,7 +229,7 @@ impl<W: World> Link<W> {
         if self.fence.is_open() {
             self.shared.source_failures.note(&self.target.source.name, failure, why);
             let session = self.id;
-            self.shared.tell_engine(EngineInput::SourceFailed { session, failure }).await;
+            self.tell(EngineInput::SourceFailed { session, failure }).await;
         }
     }
 
@@ -219,7 +266,7 @@ impl<W: World> Link<W> {
             let connection = connection.clone();
             self.shared.keep_attempt(op, Attempt { message, replies, connection });
         }
-        self.shared.tell_engine(EngineInput::Attempted { op, outcomes, reusable }).await;
+        self.tell(EngineInput::Attempted { op, outcomes, reusable }).await;
     }
 
     /// The spool has fallen ill since the message was handed over: it isn't sent, for its removal couldn't be written.
@@ -228,7 +275,7 @@ impl<W: World> Link<W> {
             return;
         }
         let outcomes = Outcomes::Uniform(Outcome::Paused);
-        self.shared.tell_engine(EngineInput::Attempted { op, outcomes, reusable: true }).await;
+        self.tell(EngineInput::Attempted { op, outcomes, reusable: true }).await;
         self.ready().await;
     }
 
@@ -249,7 +296,7 @@ impl<W: World> Link<W> {
             }
         };
         let outcomes = Outcomes::Uniform(outcome);
-        self.shared.tell_engine(EngineInput::Attempted { op, outcomes, reusable: true }).await;
+        self.tell(EngineInput::Attempted { op, outcomes, reusable: true }).await;
         self.ready().await;
     }
 
@@ -317,6 +364,7 @@ async fn run<W: World>(
     _presence: Presence<W>,
     mut commands: mpsc::Receiver<Command>,
 ) {
+    link.enter(Phase::AttemptingConnection, None);
     let end = match &*link.target.protocol {
         DeliveryProtocol::Smtp { mx_list } => match plan::make(&link, mx_list).await {
             Ok(Plan::Dial(candidates)) => smtp(&link, candidates, &mut commands).await,
@@ -327,7 +375,7 @@ async fn run<W: World>(
             local::run(&link, &mut commands).await
         }
     };
-    if link.fence.shut(false).is_none() {
+    if !link.fence.end() {
         return;
     }
     // What came too late to be obeyed: from here on the engine's loop gets its commands back.
@@ -335,14 +383,14 @@ async fn run<W: World>(
     // Waits for a command that is just being sent, which takes no time.
     while let Some(command) = commands.recv().await {
         if let Command::Deliver { op, .. } = command {
-            link.shared.tell_engine(returned(op)).await;
+            link.tell(returned(op)).await;
         }
     }
     if let Some(ending) = end.ending {
         link.shared.keep_ending(link.id, ending);
     }
     let closed = EngineInput::SessionClosed { session: link.id, cause: end.cause };
-    link.shared.tell_engine(closed).await;
+    link.tell(closed).await;
 }
 
 fn refused_by_plan<W: World>(link: &Link<W>, plan: Plan) -> End {
@@ -397,12 +445,13 @@ pub(crate) fn connection_of<W: World>(
         DeliveryProtocol::Null => "Null",
     };
     let provider = link.target.path.provider_name.as_deref().map(Into::into);
-    Connection { peer, source_address, tls, protocol, session: session_uuid(link), provider }
+    let session = link.activity.session.clone();
+    Connection { peer, source_address, tls, protocol, session, provider }
 }
 
 /// A UUID for the session's records: version 4 in form, its bits from the node's seed.
-fn session_uuid<W: World>(link: &Link<W>) -> String {
-    let bits = (u128::from(link.shared.seed()) << 64) | u128::from(link.shared.seed());
+fn session_uuid<W: World>(shared: &Shared<W>) -> String {
+    let bits = (u128::from(shared.seed()) << 64) | u128::from(shared.seed());
     let hex = format!("{:032x}", (bits & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62));
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
@@ -475,6 +524,8 @@ async fn try_candidate<W: World>(
     commands: &mut mpsc::Receiver<Command>,
 ) -> Tried {
     let path = &link.target.path;
+    link.enter(Phase::AttemptingConnection, Some(Detail::Banner));
+    link.activity.touch(link.shared.now().mono);
     let dialled = match dial::dial(link, candidate.address).await {
         Ok(dialled) => dialled,
         Err(NotDialled { why, blame, counts }) => {
@@ -493,9 +544,11 @@ async fn try_candidate<W: World>(
         host: candidate.host.clone(),
         skip_tls,
     };
+    let connection = Arc::new(connection_of(link, Some(candidate), source_address, None));
+    link.activity.connected(&connection);
     let dialogue = Dialogue {
         link,
-        connection: Arc::new(connection_of(link, Some(candidate), source_address, None)),
+        connection,
         machine: Session::new(settings),
         stream: Some(stream),
         input: rest,
@@ -552,7 +605,13 @@ impl<W: World> Dialogue<'_, W> {
 
     fn handle(&mut self, input: Input<'_>) {
         let now = self.link.shared.now();
+        let heard = self.machine.replies_heard();
         self.machine.handle(now, input);
+        let (phase, detail) = self.machine.progress();
+        self.link.activity.enter(now.mono, phase, detail);
+        if self.machine.replies_heard() > heard {
+            self.link.activity.touch(now.mono);
+        }
     }
 
     fn take_input(&mut self) {
@@ -577,12 +636,12 @@ impl<W: World> Dialogue<'_, W> {
     }
 
     fn tick(&mut self) {
-        let now = self.link.shared.now();
-        if self.give_up_at.is_some_and(|at| at <= now.mono) {
+        let now = self.link.shared.now().mono;
+        if self.give_up_at.is_some_and(|at| at <= now) {
             reached(Mark::StoppingSession);
-            self.machine.handle(now, Input::Abort);
+            self.handle(Input::Abort);
         } else {
-            self.machine.handle(now, Input::Tick);
+            self.handle(Input::Tick);
         }
     }
 
@@ -606,6 +665,7 @@ impl<W: World> Dialogue<'_, W> {
 
     async fn deliver(&mut self, op: OpId, id: SpoolId, recipients: RecipientSet) {
         self.link.begin(op);
+        self.link.enter(Phase::DeliveringMessage, None);
         let message = match self.link.shared.load(id).await {
             Ok(message) => message,
             Err(error) => return self.link.not_loaded(op, id, &error).await,
@@ -675,7 +735,8 @@ impl<W: World> Dialogue<'_, W> {
     }
 
     async fn write(&mut self, octets: &[u8]) {
-        if self.machine.has_begun_body() {
+        let is_body = self.machine.has_begun_body();
+        if is_body {
             self.link.body_begins();
         }
         let now = self.link.shared.now().mono;
@@ -685,7 +746,13 @@ impl<W: World> Dialogue<'_, W> {
         if !self.writable {
             return;
         }
-        let written = timeout(patience, stream.write_all(octets)).await;
+        let link = self.link;
+        let mut taken = |count| {
+            if is_body {
+                link.activity.took(link.shared.now().mono, count);
+            }
+        };
+        let written = timeout(patience, stream.write_watched(octets, &mut taken)).await;
         self.writable = matches!(written, Ok(Ok(())));
         match written {
             Ok(Ok(())) => self.handle(Input::Flushed),
@@ -721,6 +788,7 @@ impl<W: World> Dialogue<'_, W> {
                 self.stream = Some(stream);
                 let tls = Some(info.clone());
                 self.connection = Arc::new(Connection { tls, ..(*self.connection).clone() });
+                self.link.activity.connected(&self.connection);
                 Ok(info)
             }
             Ok(Err(error)) => Err(error.to_string()),

@@ -1,16 +1,18 @@
 //! The engine's loop: one input after another, its outputs performed before the next.
 //! Invariant: this loop never waits for anybody but its mail and its timer, so that nobody who waits for the engine waits for
 //! long. What an output asks for is done by other tasks, each of which answers with mail.
-use crate::client::{Command, SessionTask, returned};
+use crate::client::{Command, Fenced, returned};
 use crate::concluder::Job;
+use crate::dispatchers::Dispatchers;
 use crate::journal::Journal;
 use crate::questions;
-use crate::shared::Shared;
+use crate::shared::{Ending, Shared};
 use crate::world::World;
 use kumo_core::engine::{
     AdminCommand, AdminReply, CloseCause, Engine, Input, Outcome, Outcomes, Output,
 };
 use kumo_core::id::{OpId, SessionId};
+use kumo_core::smtp::reply::Reply;
 use kumo_core::source_health::SourceEdge;
 use kumo_core::time::{Duration, Now};
 use std::collections::{HashMap, VecDeque};
@@ -19,11 +21,16 @@ use std::sync::atomic::Ordering;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
-pub(crate) type Look = Box<dyn FnOnce(&Engine, Now) + Send>;
+pub(crate) type Look = Box<dyn FnOnce(&Engine, &Dispatchers, Now) + Send>;
 
 /// What the engine's loop is sent.
 pub(crate) enum Mail {
     Input(Input),
+    /// Not heard if the session was cut off meanwhile.
+    FromSession {
+        session: SessionId,
+        input: Input,
+    },
     /// Looks at the engine; must be quick.
     Query(Look),
     Admin {
@@ -43,7 +50,7 @@ pub(crate) struct EngineLoop<W: World> {
     shared: Arc<Shared<W>>,
     engine: Engine,
     journal: Option<Journal<W>>,
-    sessions: HashMap<SessionId, SessionTask>,
+    dispatchers: Dispatchers,
     admin: HashMap<OpId, oneshot::Sender<AdminReply>>,
     next_admin: u64,
     /// Inputs that this loop itself has found, before any mail.
@@ -63,7 +70,7 @@ impl<W: World> EngineLoop<W> {
             shared,
             engine,
             journal,
-            sessions: HashMap::new(),
+            dispatchers: Dispatchers::default(),
             admin: HashMap::new(),
             next_admin: ADMIN_OPS,
             own: VecDeque::new(),
@@ -76,11 +83,19 @@ impl<W: World> EngineLoop<W> {
         let mut taken = Vec::with_capacity(TAKEN_AT_ONCE);
         loop {
             self.rest(mail.is_empty());
-            let (wake, write) = (self.until_wake(), self.until_write());
+            let (wake, write, look) = (self.until_wake(), self.until_write(), self.until_look());
+            let pause = wake.min(write).min(look);
             tokio::select! {
                 biased;
                 count = mail.recv_many(&mut taken, TAKEN_AT_ONCE) => if count == 0 { return },
-                () = sleep(wake.min(write)) => if wake <= write { self.feed(Input::Tick) },
+                () = sleep(pause) => {
+                    if wake == pause {
+                        self.feed(Input::Tick);
+                    }
+                    if look == pause {
+                        self.look_after_sessions();
+                    }
+                }
             }
             taken.drain(..).for_each(|letter| self.open(letter));
             self.shared.engine_full.store(self.engine.is_full(), Ordering::Relaxed);
@@ -108,20 +123,23 @@ impl<W: World> EngineLoop<W> {
         due.map_or(LONGEST_SLEEP, |due| due.since(self.shared.now().mono))
     }
 
+    /// Until somebody may be stuck.
+    fn until_look(&self) -> Duration {
+        let look = self.dispatchers.next_look();
+        look.map_or(LONGEST_SLEEP, |look| look.since(self.shared.now().mono))
+    }
+
+    fn look_after_sessions(&mut self) {
+        for (session, text) in self.dispatchers.stuck(self.shared.now().mono) {
+            self.feed(Input::SessionStuck { session, text: text.into() });
+        }
+    }
+
     fn open(&mut self, letter: Mail) {
         match letter {
-            Mail::Input(input) => {
-                match &input {
-                    Input::SessionClosed { session, .. } => drop(self.sessions.remove(session)),
-                    // Sent before its session was fenced.
-                    Input::SessionReady { session } if !self.sessions.contains_key(session) => {
-                        return self.shared.counters.late_completions.add(1);
-                    }
-                    _ => {}
-                }
-                self.feed(input);
-            }
-            Mail::Query(look) => look(&self.engine, self.shared.now()),
+            Mail::Input(input) => self.feed(input),
+            Mail::FromSession { session, input } => self.hear(session, input),
+            Mail::Query(look) => look(&self.engine, &self.dispatchers, self.shared.now()),
             Mail::Admin { command, reply } => {
                 let op = OpId(self.next_admin);
                 self.next_admin += 1;
@@ -129,6 +147,18 @@ impl<W: World> EngineLoop<W> {
                 self.feed(Input::Admin { op, command });
             }
         }
+    }
+
+    fn hear(&mut self, session: SessionId, input: Input) {
+        let Some(task) = self.dispatchers.standing(session) else {
+            return self.shared.counters.late_completions.add(1);
+        };
+        match &input {
+            Input::Attempted { .. } => task.given = None,
+            Input::SessionClosed { .. } => self.dispatchers.forget(session),
+            _ => {}
+        }
+        self.feed(input);
     }
 
     fn feed(&mut self, input: Input) {
@@ -161,18 +191,21 @@ impl<W: World> EngineLoop<W> {
                 questions::resolve(&self.shared, op, domain, deadline);
             }
             Output::Open { session, target } => {
-                let task = SessionTask::start(&self.shared, session, *target);
-                self.sessions.insert(session, task);
+                self.dispatchers.start(&self.shared, session, *target);
             }
-            // Each wait of a session has a deadline of its own; together they end before the engine's.
+            // Each wait of a session has a deadline of its own, and one that makes no progress at all has the watchdog.
             Output::Deliver { op, session, message, recipients, deadline: _ } => {
                 let command = Command::Deliver { op, message, recipients };
-                if let Some(Command::Deliver { op, .. }) = self.session(session).tell(command) {
+                if let Some(Command::Deliver { op, .. }) =
+                    self.dispatchers.task(session).tell(command)
+                {
                     self.own.push_back(returned(op));
                 }
             }
-            Output::Close { session } => drop(self.session(session).tell(Command::Close)),
-            Output::Abort { session, phase } => self.abort(session, &phase),
+            Output::Close { session } => {
+                drop(self.dispatchers.task(session).tell(Command::Close));
+            }
+            Output::Abort { session, why } => self.abort(session, &why),
             Output::Conclude { op, conclusion } => {
                 // The concluders live as long as the process.
                 let _ = self.shared.conclusions.send(Job { op, conclusion });
@@ -190,23 +223,21 @@ impl<W: World> EngineLoop<W> {
         }
     }
 
-    fn session(&self, session: SessionId) -> &SessionTask {
-        self.sessions.get(&session).expect("the engine knows which sessions stand")
-    }
-
-    /// Fences: from here on the task isn't heard any more, and what it owed is completed in its place.
-    fn abort(&mut self, session: SessionId, phase: &str) {
-        let task = self.session(session);
-        let Some(fenced) = task.fence() else { return };
-        tracing::debug!(session = session.0, phase, "outgoing session aborted");
-        if let Some(outstanding) = fenced.outstanding {
-            let outcome = if outstanding.body_began { Outcome::Unknown } else { Outcome::Returned };
-            let outcomes = Outcomes::Uniform(outcome);
-            let op = outstanding.op;
+    /// Fences: from here on the task isn't heard any more, and what it owed is completed in its place. Unless its word is on the way.
+    fn abort(&mut self, session: SessionId, why: &str) {
+        let task = self.dispatchers.task(session);
+        let Some(Fenced { body_began: began }) = task.abort() else { return };
+        let (given, activity) = (task.given, task.activity.clone());
+        tracing::debug!(session = activity.session, why, "outgoing session aborted");
+        if let Some(op) = given {
+            let connection = activity.connection().unwrap_or_default();
+            let ending = Ending { reply: Reply::new(451, why), connection };
+            self.shared.keep_ending(session, ending);
+            let outcomes = Outcomes::Uniform(Outcome::Aborted { began });
             self.own.push_back(Input::Attempted { op, outcomes, reusable: false });
         }
         self.own.push_back(Input::SessionClosed { session, cause: CloseCause::Aborted });
-        self.sessions.remove(&session);
+        self.dispatchers.forget(session);
     }
 
     fn log_source(&self, source: &str, edge: SourceEdge) {

@@ -2,11 +2,12 @@
 //! an envelope are swept afterwards. Invariant: only ids of earlier lives are looked at, each once; a record that can't be
 //! read stays where it is and is counted. Nothing is removed but orphans, and they only if no record can have been lost.
 use crate::committer::{Submission, Waiter};
+use crate::dispatchers::Dispatchers;
 use crate::engine_loop::Mail;
 use crate::shared::{LoadError, SPOOL_DEADLINE, Shared};
 use crate::world::World;
 use kumo_core::commit::Work;
-use kumo_core::engine::{Admission, Input, InsertReason};
+use kumo_core::engine::{Admission, Engine, Input, InsertReason};
 use kumo_core::health::Call;
 use kumo_core::id::SpoolId;
 use kumo_core::marks::{Mark, reached};
@@ -197,7 +198,7 @@ async fn remove<W: World>(shared: &Shared<W>, id: SpoolId) {
 
 async fn not_held<W: World>(shared: &Shared<W>, ids: Vec<SpoolId>) -> Vec<SpoolId> {
     let (answer, answered) = oneshot::channel();
-    let look = Box::new(move |engine: &kumo_core::engine::Engine, _| {
+    let look = Box::new(move |engine: &Engine, _: &Dispatchers, _| {
         let rest = ids.into_iter().filter(|id| !engine.holds(*id)).collect();
         let _ = answer.send(rest);
     });

@@ -15,6 +15,7 @@
 //! - The clock is `Host::now`; nothing here reads another.
 //! - Texts (local parts, replies, headers) stay on this side of the engine.
 //! - The engine's loop waits for nobody; nobody holds a lock across an await.
+mod activity;
 mod cache;
 mod client;
 mod committer;
@@ -22,6 +23,7 @@ mod concluder;
 pub mod conformance;
 pub mod counters;
 mod dial;
+pub mod dispatchers;
 mod engine_loop;
 mod enumeration;
 pub mod health;

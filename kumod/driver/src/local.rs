@@ -4,6 +4,7 @@ use crate::client::{Command, Delivery, End, Link, connection_of};
 use crate::world::World;
 use kumo_core::address::Mailbox;
 use kumo_core::config::queue::DeliveryProtocol;
+use kumo_core::dispatcher::Phase;
 use kumo_core::header;
 use kumo_core::id::{OpId, SpoolId};
 use kumo_core::message::Message;
@@ -17,11 +18,12 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-/// To write and sync one file.
-const WRITE: Duration = Duration::from_secs(60);
+/// To write and sync one file. Shorter than the watchdog's patience, since what it cuts off is tried again at once.
+const WRITE: Duration = Duration::from_secs(50);
 
 pub(crate) async fn run<W: World>(link: &Link<W>, commands: &mut mpsc::Receiver<Command>) -> End {
     let connection = Arc::new(connection_of(link, None, None, None));
+    link.activity.connected(&connection);
     link.ready().await;
     loop {
         match timeout(link.target.path.idle_timeout, commands.recv()).await {
@@ -45,6 +47,7 @@ async fn deliver<W: World>(
     recipients: RecipientSet,
 ) -> Option<(Delivery, Vec<(u32, Fate)>)> {
     link.begin(op);
+    link.enter(Phase::DeliveringMessage, None);
     let message = match link.shared.load(id).await {
         Ok(message) => message,
         Err(error) => {
@@ -61,6 +64,7 @@ async fn deliver<W: World>(
     for index in recipients.iter() {
         if let Some(recipient) = message.envelope.recipients.get(index as usize) {
             fates.push((index, deliver_to(link, &message, index, recipient).await));
+            link.activity.touch(link.shared.now().mono);
         }
     }
     Some((Delivery { op, message }, fates))

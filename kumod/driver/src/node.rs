@@ -4,6 +4,7 @@
 use crate::committer::{CommitterLoop, Control};
 use crate::concluder;
 use crate::counters::Counters;
+use crate::dispatchers::Dispatchers;
 use crate::engine_loop::{EngineLoop, Mail};
 use crate::enumeration;
 use crate::health::{self, Illness};
@@ -380,9 +381,17 @@ impl<W: World> Handle<W> {
         &self,
         look: impl FnOnce(&Engine, Now) -> T + Send + 'static,
     ) -> Option<T> {
+        self.inspect(move |engine, _, now| look(engine, now)).await
+    }
+
+    /// Looks at the engine and its dispatchers. `None`: it is gone.
+    pub async fn inspect<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Engine, &Dispatchers, Now) -> T + Send + 'static,
+    ) -> Option<T> {
         let (answer, answered) = oneshot::channel();
-        let look = Box::new(move |engine: &Engine, now| {
-            let _ = answer.send(look(engine, now));
+        let look = Box::new(move |engine: &Engine, dispatchers: &Dispatchers, now| {
+            let _ = answer.send(look(engine, dispatchers, now));
         });
         self.shared.engine.send(Mail::Query(look)).await.ok()?;
         answered.await.ok()

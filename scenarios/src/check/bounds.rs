@@ -3,6 +3,7 @@ use super::{Violation, violation};
 use crate::options::Options;
 use kumo_core::engine::listing::ReadySummary;
 use kumo_core::time::Mono;
+use kumo_driver::dispatchers::Dispatcher;
 
 /// What the node says of itself.
 pub struct Look {
@@ -11,6 +12,7 @@ pub struct Look {
     pub ready: Vec<ReadySummary>,
     /// The spool's health gate.
     pub is_shut: bool,
+    pub dispatchers: Vec<Dispatcher>,
 }
 
 pub fn check(look: &Look, options: &Options) -> Option<Violation> {

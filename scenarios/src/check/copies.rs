@@ -1,7 +1,7 @@
 //! I4 and I5: copies of a message for one recipient are at most one, plus one for each attempt whose outcome the node couldn't know, plus one
 //! for each crash (or graceful stop while disk, log or maildirs failed or hung) that came before the removal was durable. What the node could know is taken from its
 //! records of the attempts, and where the log took none, nothing can be said. A message handed in again after a lost reply has other ids, so that its copies are counted apart.
-use super::{Copy, Facts, Story, UNTIL_REMOVED, Violation, loops, violation};
+use super::{Copy, Facts, Record, Story, UNTIL_REMOVED, Violation, loops, violation};
 use kumo_core::id::SpoolId;
 use kumo_core::log::RecordKind;
 use kumo_core::time::{Duration, Mono};
@@ -82,11 +82,12 @@ fn unknown_attempts(facts: &Facts<'_>, story: &Story<'_>, recipient: &str) -> us
     }
     let records = story.ids.iter().flat_map(|id| facts.records(*id));
     let lost = story.ids.iter().filter(|id| facts.lost_records.contains(id)).count();
-    let unknown = records.filter(|record| {
-        record.kind == RecordKind::TransientFailure
-            && record.text.contains("reply to the final dot was lost")
-            && record.concerns(recipient)
-    });
+    let says_so = |record: &&Record<'_>| match record.kind {
+        RecordKind::TransientFailure => record.text.contains("reply to the final dot was lost"),
+        RecordKind::Delayed => record.text.contains("dispatcher watchdog aborted task"),
+        _ => false,
+    };
+    let unknown = records.filter(says_so).filter(|record| record.concerns(recipient));
     unknown.count() + lost
 }
 

@@ -9,6 +9,7 @@ pub mod bounds;
 mod clock;
 mod content;
 mod copies;
+pub mod dispatchers;
 mod durable;
 pub mod expiry;
 mod fates;

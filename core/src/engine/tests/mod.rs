@@ -1,5 +1,6 @@
 //! The engine against a scripted outside: every question answered, every operation completed, as each test says. Here is the
 //! outside; the tests stand in the files of this folder.
+mod abort;
 mod life;
 mod limits;
 mod operators;
@@ -88,6 +89,11 @@ struct Bench {
     /// Held back by a test that wants to complete them itself.
     hold_deliveries: bool,
     held: Vec<(OpId, SessionId, SpoolId, RecipientSet)>,
+    /// Of what is held when its session is aborted.
+    body_began: bool,
+    /// Nothing comes of a connection, not even a failure.
+    silent_connections: bool,
+    ignores_aborts: bool,
     /// Questions that nobody answers until the test does.
     unanswered: fn(&Output) -> bool,
     holds_conclusions: bool,
@@ -121,6 +127,9 @@ impl Bench {
             ids: SpoolIdGenerator::new(3),
             hold_deliveries: false,
             held: vec![],
+            body_began: false,
+            silent_connections: false,
+            ignores_aborts: false,
             unanswered: |_| false,
             holds_conclusions: false,
             waiting: vec![],
@@ -189,6 +198,9 @@ impl Bench {
                     inputs.push_back(Input::SessionClosed { session, cause });
                     return;
                 }
+                if self.silent_connections {
+                    return;
+                }
                 match (self.outside.connect)(session.0) {
                     None => inputs.push_back(Input::SessionReady { session }),
                     Some(cause) => {
@@ -208,6 +220,15 @@ impl Bench {
                 let outcomes = (self.outside.outcome)(&self.open[&session], &recipients);
                 inputs.push_back(Input::Attempted { op, outcomes, reusable: true });
                 inputs.push_back(Input::SessionReady { session });
+            }
+            Output::Abort { .. } if self.ignores_aborts => {}
+            Output::Abort { session, .. } if self.busy.remove(&session) => {
+                let index = self.held.iter().position(|(_, of, ..)| *of == session);
+                let (op, ..) = self.held.remove(index.expect("what is busy is held"));
+                self.open.remove(&session);
+                let outcomes = Outcomes::Uniform(Outcome::Aborted { began: self.body_began });
+                inputs.push_back(Input::Attempted { op, outcomes, reusable: false });
+                inputs.push_back(Input::SessionClosed { session, cause: CloseCause::Aborted });
             }
             Output::Close { session } | Output::Abort { session, .. } => {
                 if !self.busy.contains(&session) && self.open.remove(&session).is_some() {

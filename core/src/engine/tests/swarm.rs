@@ -26,7 +26,10 @@ fn a_snapshot_goes_on_like_the_original() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Admit { queue: u8, recipients: u32 },
+    Admit {
+        queue: u8,
+        recipients: u32,
+    },
     Pass(u64),
     Refuse(bool),
     Connect(bool),
@@ -36,6 +39,9 @@ enum Step {
     Suspend,
     SuspendReady,
     CloseIdle,
+    /// From here on deliveries hang, or end at once.
+    Wedge(bool),
+    Stuck(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -50,6 +56,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Suspend),
         1 => Just(Step::SuspendReady),
         1 => Just(Step::CloseIdle),
+        1 => any::<bool>().prop_map(Step::Wedge),
+        2 => (0usize..8).prop_map(Step::Stuck),
     ]
 }
 
@@ -107,7 +115,17 @@ fn take(bench: &mut Bench, step: Step) {
             });
         }
         Step::CloseIdle => bench.close_idle(),
+        Step::Wedge(on) => bench.hold_deliveries = on,
+        Step::Stuck(nth) => {
+            let session = bench.open.keys().nth(nth).copied();
+            bench.body_began = nth % 2 == 0;
+            session.into_iter().for_each(|session| stuck(bench, session));
+        }
     }
+}
+
+fn stuck(bench: &mut Bench, session: SessionId) {
+    bench.input(Input::SessionStuck { session, text: "tests".into() });
 }
 
 fn swarm(steps: &[Step]) -> Bench {
@@ -142,6 +160,11 @@ proptest! {
         let mut bench = swarm(&steps);
         bench.outside = Outside { path: bench.outside.path.clone(), queue: bench.outside.queue.clone(), pool: bench.outside.pool.clone(), ..Outside::default() };
         bench.input(Input::SpoolHealth { healthy: true });
+        bench.hold_deliveries = false;
+        while let Some((_, session, ..)) = bench.held.first() {
+            let session = *session;
+            stuck(&mut bench, session);
+        }
         bench.pass(Duration::from_secs(3 * 3600));
         prop_assert_eq!(bench.engine.message_count(), 0, "{:?}", bench.engine.scheduled_queues());
         let mut once = bench.removed.clone();

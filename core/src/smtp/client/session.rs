@@ -9,6 +9,7 @@ use super::io::{Closed, Fate, Input, Job, Output};
 use super::reply_parser::ReplyParser;
 use super::transaction::{AwaitData, AwaitMail, AwaitRcpt, Transaction};
 use crate::config::EgressPath;
+use crate::dispatcher::{self, Detail};
 use crate::port::{TlsConnect, TlsInfo};
 use crate::smtp::reply::Reply;
 use crate::time::{Mono, Now};
@@ -265,6 +266,10 @@ pub struct Session {
     context: Context,
     state: State,
     replies: ReplyParser,
+    /// Replies so far.
+    heard: u64,
+    /// Of the last message.
+    recipients: usize,
 }
 
 impl Session {
@@ -273,6 +278,8 @@ impl Session {
             context: Context::new(settings),
             state: State::Unconnected,
             replies: ReplyParser::default(),
+            heard: 0,
+            recipients: 0,
         }
     }
 
@@ -287,7 +294,10 @@ impl Session {
                 state.on_loss(Loss::Connection("the server closed the connection".into()), cx)
             }
             Input::TlsDone(outcome) => state.on_tls_done(outcome, cx),
-            Input::Deliver(job) => state.on_deliver(job, cx),
+            Input::Deliver(job) => {
+                self.recipients = job.recipients.len();
+                state.on_deliver(job, cx)
+            }
             Input::Close => state.on_close(cx),
             Input::Abort => state.on_loss(Loss::Aborted, cx),
             Input::Flushed => state.on_flushed(cx),
@@ -324,9 +334,43 @@ impl Session {
         matches!(self.state, State::SendBody(_) | State::AwaitVerdict(_))
     }
 
-    /// What the session does, in words for operators.
+    /// What it does, in words.
+    #[cfg(test)]
     pub fn phase(&self) -> &'static str {
         self.state.phase(&self.context).name()
+    }
+
+    /// What it does, as the watchdog wants to know it.
+    pub fn progress(&self) -> (dispatcher::Phase, Option<Detail>) {
+        use dispatcher::Phase::{AttemptingConnection, Closing, DeliveringMessage, Idle};
+        match &self.state {
+            State::Unconnected | State::AwaitBanner(_) => {
+                (AttemptingConnection, Some(Detail::Banner))
+            }
+            State::AwaitHello(state) => {
+                (AttemptingConnection, Some(Detail::Hello(state.hello.verb())))
+            }
+            State::AwaitStartTls(_) | State::AwaitHandshake(_) => {
+                (AttemptingConnection, Some(Detail::StartTls))
+            }
+            State::AwaitAuth(_) => (AttemptingConnection, Some(Detail::Auth)),
+            State::Ready => (Idle, None),
+            State::AwaitMail(_)
+            | State::AwaitRcpt(_)
+            | State::AwaitData(_)
+            | State::SendBody(_)
+            | State::AwaitVerdict(_)
+            | State::AwaitLoneDot(_)
+            | State::AwaitReset(_) => {
+                (DeliveringMessage, Some(Detail::Send { recipients: self.recipients }))
+            }
+            State::AwaitGoodbye | State::Turn(_) | State::Closed => (Closing, None),
+        }
+    }
+
+    /// Whole replies of the server so far, each of which is progress.
+    pub fn replies_heard(&self) -> u64 {
+        self.heard
     }
 
     fn read(&mut self, mut state: State, mut octets: &[u8]) -> State {
@@ -335,7 +379,10 @@ impl Session {
                 return state.on_loss(self.stray(octets), &mut self.context);
             }
             state = match self.replies.take(&mut octets) {
-                Ok(Some(reply)) => state.on_reply(reply, &mut self.context),
+                Ok(Some(reply)) => {
+                    self.heard += 1;
+                    state.on_reply(reply, &mut self.context)
+                }
                 Ok(None) => break,
                 Err(malformed) => {
                     state.on_loss(Loss::OutOfStep(malformed.to_string()), &mut self.context)
