@@ -7,7 +7,7 @@
 //! - [`commit`]: who waits for which batch of the spool, its order, deadlines and undo.
 //! - [`journal`]: the inputs of the engine written down, and run again.
 //! - [`record`]: the versioned, checksummed spool record.
-//! - [`config`]: the types behind every `make_*` and `start_*` option.
+//! - [`config`]: the types behind every `make_*` and `start_*` option. [`ceilings`]: what their limits come to.
 //! - [`port`]: what the outside must offer.
 //! - [`marks`], [`canary`]: for the simulator: branches it has to reach, and bugs it has to catch. Nothing in other builds.
 //!
@@ -32,6 +32,7 @@ extern crate alloc;
 
 pub mod address;
 pub mod canary;
+pub mod ceilings;
 pub mod commit;
 pub mod config;
 pub mod date;
