@@ -67,10 +67,11 @@ impl Engine {
     pub(super) fn pump_ready(&mut self, handle: ReadyHandle) {
         let Some(ready) = self.ready.get_mut(handle) else { return };
         ready.listed = false;
-        ready.held = None;
+        let was_held = ready.held.take();
         let called_for = ready.called_for.take();
         let sessions = ready.sessions.len();
         let wait = self.advance(handle);
+        self.note_held_since(handle, was_held.as_ref());
         let taken = self.ready[handle].sessions.len() > sessions;
         // Whoever stands in the same line again found the slot taken: there is nothing to pass on.
         let leaves_it =
@@ -81,6 +82,15 @@ impl Engine {
         // Others may still stand in its line when its time has come: looked at again in a while.
         let reap_at = self.ready_reap_at(handle).max(self.now.mono + Duration::from_secs(60));
         self.arm_ready(handle, if wait > self.now.mono { wait } else { reap_at });
+    }
+
+    /// What holds it back still, if with another end, has held it back since.
+    fn note_held_since(&mut self, handle: ReadyHandle, was: Option<&Held>) {
+        let ready = &mut self.ready[handle];
+        let kind = core::mem::discriminant::<Held>;
+        if ready.held.as_ref().map(kind) != was.map(kind) {
+            ready.held_since = self.now.mono;
+        }
     }
 
     /// Does what can be done now. Returns when to look again, if at a certain time; else the past.

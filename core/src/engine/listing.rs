@@ -1,8 +1,7 @@
 //! What there is, for operators: queues with their counts, entries in force, totals. Reads only.
-use super::model::{ReadyQueue, Session, SessionState, Tally};
+use super::model::ReadyQueue;
 use super::sources::Source;
 use super::{AdminEntry, Block, Engine, Held, ReadySuspension};
-use crate::id::SessionId;
 use crate::source_health::SourceFailure;
 use crate::time::Wall;
 use alloc::collections::BTreeMap;
@@ -53,14 +52,6 @@ pub struct ReadySummary {
     pub suspended: Option<String>,
     /// Sessions that the watchdog has cut off.
     pub stuck: u64,
-}
-
-/// A session as the engine sees it; what it does is its driver's to tell.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SessionSummary {
-    pub session: SessionId,
-    pub tally: Tally,
-    pub is_idle: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -147,17 +138,6 @@ impl Engine {
             .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
-    }
-
-    /// Of a ready queue, the oldest first; `None` if there is no such queue.
-    pub fn sessions_of(&self, ready_queue: &str) -> Option<Vec<SessionSummary>> {
-        let ready = &self.ready[*self.ready_by_name.get(ready_queue)?];
-        let summary = |session: &SessionId| {
-            let Session { tally, state, .. } = &self.sessions[session];
-            let is_idle = *state == SessionState::Idle;
-            SessionSummary { session: *session, tally: *tally, is_idle }
-        };
-        Some(ready.sessions.iter().map(summary).collect())
     }
 
     fn why_suspended(&self, ready: &ReadyQueue) -> Option<String> {

@@ -4,7 +4,7 @@
 //! - `admission`: messages come and go. `promotion`: from a scheduled queue to a ready queue. `dispatch`: from a ready queue
 //!   over a session to the peer. `outcome`: what an attempt means. `admin`: what operators ordered. `schedule`: when.
 //!   `sources`: which ways out are suspended. `abort`: sessions that are cut off.
-//! - [`explain`]: why something is as it is; [`listing`]: what there is.
+//! - [`explain`]: why something is as it is; [`listing`]: what there is; [`inspect`]: one ready queue from inside.
 //!
 //! # Invariants
 //! - A message is in exactly one place (`model::Place`); whoever moves it goes through `Engine::place`.
@@ -17,6 +17,7 @@ mod admission;
 mod arena;
 mod dispatch;
 pub mod explain;
+pub mod inspect;
 pub mod io;
 pub mod listing;
 mod model;

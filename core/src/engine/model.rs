@@ -347,6 +347,7 @@ pub(super) struct ReadyQueue {
     pub suspension: Option<Timed<ReadySuspension>>,
     /// Why it doesn't go on, for operators.
     pub held: Option<Held>,
+    pub held_since: Mono,
     pub armed: Mono,
     pub empty_since: Mono,
     pub listed: bool,
@@ -386,6 +387,7 @@ impl ReadyQueue {
             called_for: None,
             suspension: None,
             held: None,
+            held_since: Mono(0),
             armed: NEVER,
             empty_since: Mono(0),
             listed: false,

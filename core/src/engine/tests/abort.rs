@@ -131,7 +131,28 @@ fn a_session_tells_what_became_of_its_messages() {
         bench.admit();
         bench.complete(Outcomes::Uniform(outcome), true);
     }
-    let sessions = bench.engine.sessions_of(READY).unwrap();
-    let tally = sessions[0].tally;
-    assert_eq!((tally.delivered, tally.transfailed, tally.failed), (2, 1, 1));
+    let inspected = bench.engine.inspect_ready(READY).unwrap();
+    assert_eq!((inspected.queues, inspected.in_flight), (vec!["example.com".to_string()], 0));
+    let session = inspected.sessions[0];
+    assert!(session.is_idle);
+    let Tally { delivered, transfailed, failed } = session.tally;
+    assert_eq!((delivered, transfailed, failed), (2, 1, 1));
+    assert_eq!(bench.engine.inspect_ready("nonsense"), None);
+}
+
+#[test]
+fn what_holds_a_queue_back_is_told_with_its_beginning() {
+    let mut outside = Outside::default();
+    outside.path.max_connection_rate = rate(1, 10 * MINUTE);
+    outside.connect = |_| Some(CloseCause::ConnectFailed);
+    let mut bench = Bench::new(outside);
+    let began = bench.now.wall;
+    (0..2).for_each(|_| _ = bench.admit());
+    bench.pass(MINUTE);
+    bench.admit();
+    let held = bench.engine.inspect_ready(READY).unwrap().held;
+    assert!(
+        matches!(held, Some((Held::ConnectionRate { .. }, since)) if since == began),
+        "{held:?}"
+    );
 }

@@ -1,0 +1,77 @@
+//! A ready queue from inside: what it is made of, what holds it back and since when, and its sessions. Reads only; what a session does is its
+//! driver's to tell.
+use super::model::{ReadyHandle, Session, SessionState, Tally};
+use super::{Engine, Held, Hosts, ReadySuspension};
+use crate::config::EgressPath;
+use crate::config::queue::DeliveryProtocol;
+use crate::id::SessionId;
+use crate::time::Wall;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReadyInspection {
+    pub name: Arc<str>,
+    pub site: Arc<str>,
+    pub hosts: Arc<Hosts>,
+    pub protocol: Arc<DeliveryProtocol>,
+    pub source: String,
+    pub pool: Arc<str>,
+    pub ready: u64,
+    pub in_flight: u64,
+    /// What holds it back, and since when.
+    pub held: Option<(Held, Wall)>,
+    pub suspension: Option<ReadySuspension>,
+    /// `None`: policy hasn't said it yet.
+    pub path: Option<Arc<EgressPath>>,
+    /// Scheduled queues that may use it, by name.
+    pub queues: Vec<String>,
+    /// The oldest first.
+    pub sessions: Vec<SessionSummary>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SessionSummary {
+    pub session: SessionId,
+    pub tally: Tally,
+    pub is_idle: bool,
+}
+
+impl Engine {
+    /// `None`: there is no such queue.
+    pub fn inspect_ready(&self, name: &str) -> Option<ReadyInspection> {
+        let handle = *self.ready_by_name.get(name)?;
+        let ready = &self.ready[handle];
+        Some(ReadyInspection {
+            name: ready.name.clone(),
+            site: ready.site.clone(),
+            hosts: ready.hosts.clone(),
+            protocol: ready.protocol.clone(),
+            source: ready.source.name.as_ref().into(),
+            pool: ready.pool.clone(),
+            ready: ready.messages.len() as u64,
+            in_flight: ready.in_flight,
+            held: ready.held.clone().map(|held| (held, self.wall(ready.held_since))),
+            suspension: ready.suspension.as_ref().map(|timed| timed.entry.clone()),
+            path: ready.path.value.clone(),
+            queues: self.queues_of(handle),
+            sessions: ready.sessions.iter().map(|session| self.session_summary(*session)).collect(),
+        })
+    }
+
+    fn queues_of(&self, handle: ReadyHandle) -> Vec<String> {
+        let has_route = |queue: &super::model::ScheduledQueue| {
+            queue.routes.iter().any(|route| route.ready == handle)
+        };
+        let queues = self.queues.iter().filter(|(_, queue)| has_route(queue));
+        let mut names: Vec<String> = queues.map(|(_, queue)| queue.name.as_ref().into()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn session_summary(&self, session: SessionId) -> SessionSummary {
+        let Session { tally, state, .. } = &self.sessions[&session];
+        SessionSummary { session, tally: *tally, is_idle: *state == SessionState::Idle }
+    }
+}
