@@ -49,6 +49,7 @@ marks! {
     StoppingSession "a delivery's verdict was given up since the process stops"
     SourceSuspended "an egress source was suspended for its health"
     ScanDamaged "the spool had to be read around damage"
+    SenderGivenUp "policy's sender was given up with what it had been given"
 }
 
 #[cfg(madsim)]

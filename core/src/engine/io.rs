@@ -118,6 +118,13 @@ pub enum Input {
         session: SessionId,
         failure: SourceFailure,
     },
+    /// Completes [`Output::DeliverBatch`], with what became of each message, in its order. So does [`Input::Attempted`], with the same
+    /// outcome for every recipient.
+    BatchAttempted {
+        op: OpId,
+        outcomes: Vec<Outcomes>,
+        reusable: bool,
+    },
 }
 
 /// Everything the engine can want.
@@ -172,10 +179,17 @@ pub enum Output {
         source: Arc<str>,
         edge: SourceEdge,
     },
+    /// Hand several messages at once to policy's sender.
+    DeliverBatch {
+        op: OpId,
+        session: SessionId,
+        messages: Vec<(SpoolId, RecipientSet)>,
+        deadline: Mono,
+    },
 }
 
 impl Input {
-    pub const VARIANTS: [&'static str; 12] = [
+    pub const VARIANTS: [&'static str; 13] = [
         "Tick",
         "Admit",
         "Answer",
@@ -188,6 +202,7 @@ impl Input {
         "SpoolHealth",
         "Stop",
         "SourceFailed",
+        "BatchAttempted",
     ];
 
     /// Its place in [`Input::VARIANTS`].
@@ -205,12 +220,13 @@ impl Input {
             Input::SpoolHealth { .. } => 9,
             Input::Stop => 10,
             Input::SourceFailed { .. } => 11,
+            Input::BatchAttempted { .. } => 12,
         }
     }
 }
 
 impl Output {
-    pub const VARIANTS: [&'static str; 10] = [
+    pub const VARIANTS: [&'static str; 11] = [
         "Ask",
         "Resolve",
         "Open",
@@ -221,6 +237,7 @@ impl Output {
         "AdminDone",
         "Stopped",
         "SourceChanged",
+        "DeliverBatch",
     ];
 
     /// Its place in [`Output::VARIANTS`].
@@ -236,6 +253,7 @@ impl Output {
             Output::AdminDone { .. } => 7,
             Output::Stopped => 8,
             Output::SourceChanged { .. } => 9,
+            Output::DeliverBatch { .. } => 10,
         }
     }
 }
@@ -289,6 +307,8 @@ pub enum CloseCause {
 pub struct Target {
     /// `<source>-><site>@<protocol>`.
     pub ready_queue: Arc<str>,
+    /// A scheduled queue that leads there; there may be others.
+    pub queue: Arc<str>,
     pub site: Arc<str>,
     /// The destination domain (or literal) itself.
     pub domain: Arc<str>,

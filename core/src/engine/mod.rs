@@ -2,7 +2,7 @@
 //!
 //! - [`io`]: what it can be told and what it can want. `model`: what it remembers; `arena`, `timers`: how.
 //! - `admission`: messages come and go. `promotion`: from a scheduled queue to a ready queue. `dispatch`: from a ready queue
-//!   over a session to the peer. `outcome`: what an attempt means. `admin`: what operators ordered. `schedule`: when.
+//!   over a session to the peer. `batches`: several messages at once, to policy's own senders. `outcome`: what an attempt means. `admin`: what operators ordered. `schedule`: when.
 //!   `sources`: which ways out are suspended.
 //! - [`explain`]: why something is as it is; [`listing`]: what there is.
 //!
@@ -14,6 +14,7 @@
 mod admin;
 mod admission;
 mod arena;
+mod batches;
 mod dispatch;
 pub mod explain;
 pub mod io;
@@ -163,6 +164,9 @@ impl Engine {
             Input::Resolved { op, resolution } => self.resolved(op, resolution),
             Input::SessionReady { session } => self.session_ready(session),
             Input::Attempted { op, outcomes, reusable } => self.attempted(op, outcomes, reusable),
+            Input::BatchAttempted { op, outcomes, reusable } => {
+                self.batch_attempted(op, outcomes, reusable);
+            }
             Input::SessionClosed { session, cause } => self.session_closed(session, cause),
             Input::Concluded { op, stored } => self.concluded(op, stored),
             Input::Admin { op, command } => self.administer(op, command),

@@ -77,26 +77,37 @@ fn longest_wait(outcomes: &Outcomes) -> Duration {
 
 impl Engine {
     pub(super) fn attempted(&mut self, op: OpId, outcomes: Outcomes, reusable: bool) {
-        let Pending::Deliver(id) = self.finish(op) else { panic!("{op:?} isn't a delivery") };
-        let session = self.sessions.get_mut(&id).expect("a busy session stands");
-        // Until it says that it is ready again, or closed.
-        let next = if reusable { SessionState::Idle } else { SessionState::Ending };
-        let was = core::mem::replace(&mut session.state, next);
-        let SessionState::Busy { op: busy, message, recipients } = was else {
-            panic!("{op:?} was attempted on a session that is {was:?}")
+        let (was, origin) = self.attempt_ended(op, reusable);
+        let (message, recipients) = match was {
+            SessionState::Busy { message, recipients, .. } => (message, recipients),
+            was => return self.judge_batch(was, &origin, core::iter::repeat(outcomes)),
         };
-        assert_eq!(op, busy, "the attempt completed is the one outstanding");
-        let ready = session.ready;
-        self.ready[ready].in_flight -= 1;
-        self.list_ready(ready);
-        let origin = Origin { attempt: Some(op), session: Some(id), ready: Some(ready) };
+        self.ready[origin.ready.expect("it has a session")].in_flight -= 1;
         if canary::planted(Canary::SecondCompletion) {
             self.judge(message, origin.clone(), &recipients, &outcomes);
         }
         self.judge(message, origin, &recipients, &outcomes);
     }
 
-    fn judge(
+    /// The session's state while the attempt lasted; from here on it isn't busy.
+    pub(super) fn attempt_ended(&mut self, op: OpId, reusable: bool) -> (SessionState, Origin) {
+        let Pending::Deliver(id) = self.finish(op) else { panic!("{op:?} isn't a delivery") };
+        let session = self.sessions.get_mut(&id).expect("a busy session stands");
+        // Until it says that it is ready again, or closed.
+        let next = if reusable { SessionState::Idle } else { SessionState::Ending };
+        let was = core::mem::replace(&mut session.state, next);
+        let (SessionState::Busy { op: busy, .. } | SessionState::BusyWithBatch { op: busy, .. }) =
+            was
+        else {
+            panic!("{op:?} was attempted on a session that is {was:?}")
+        };
+        assert_eq!(op, busy, "the attempt completed is the one outstanding");
+        let ready = session.ready;
+        self.list_ready(ready);
+        (was, Origin { attempt: Some(op), session: Some(id), ready: Some(ready) })
+    }
+
+    pub(super) fn judge(
         &mut self,
         handle: MessageHandle,
         origin: Origin,
@@ -123,7 +134,7 @@ impl Engine {
         if !sorted.unknown.is_empty() {
             reached(Mark::UnknownOutcome);
         }
-        let notes = notes_of(sorted);
+        let notes = notes_of(sorted, self.is_sent_by_policy(&origin));
         match (done, failed, progress) {
             (true, ..) => self.conclude(handle, origin, notes, Then::Remove, After::Forget),
             (_, true, _) => {
@@ -261,8 +272,11 @@ fn wall_of(at: Mono, now: Now) -> Wall {
     now.wall + at.since(now.mono)
 }
 
-fn notes_of(sorted: Sorted) -> Vec<Note> {
-    let lost = "the reply to the final dot was lost; the peer may have the message";
+fn notes_of(sorted: Sorted, is_sent_by_policy: bool) -> Vec<Note> {
+    let lost = match is_sent_by_policy {
+        true => "policy's sender was given up before it said what became of the message",
+        false => "the reply to the final dot was lost; the peer may have the message",
+    };
     let unknown = generated(451, (4, 4, 2), true, lost.into());
     let notes = [
         (RecordKind::Delivery, sorted.delivered, Reason::PeerReply),

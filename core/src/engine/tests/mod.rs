@@ -1,5 +1,6 @@
 //! The engine against a scripted outside: every question answered, every operation completed, as each test says. Here is the
 //! outside; the tests stand in the files of this folder.
+mod batches;
 mod life;
 mod limits;
 mod operators;
@@ -8,7 +9,7 @@ mod suspension;
 mod swarm;
 
 use super::*;
-use crate::config::queue::{DeliveryProtocol, MxListEntry};
+use crate::config::queue::{CustomLua, DeliveryProtocol, MxListEntry};
 use crate::config::{
     EgressPath, EgressPool, EgressSource, LimitSpec, PoolEntry, QueueConfig, ThrottleSpec,
 };
@@ -88,6 +89,9 @@ struct Bench {
     /// Held back by a test that wants to complete them itself.
     hold_deliveries: bool,
     held: Vec<(OpId, SessionId, SpoolId, RecipientSet)>,
+    held_batches: Vec<(OpId, SessionId)>,
+    /// When each batch left, and what was in it.
+    batches: Vec<(Mono, Vec<SpoolId>)>,
     /// Questions that nobody answers until the test does.
     unanswered: fn(&Output) -> bool,
     holds_conclusions: bool,
@@ -120,6 +124,8 @@ impl Bench {
             ids: SpoolIdGenerator::new(3),
             hold_deliveries: false,
             held: vec![],
+            held_batches: vec![],
+            batches: vec![],
             unanswered: |_| false,
             holds_conclusions: false,
             waiting: vec![],
@@ -204,6 +210,21 @@ impl Bench {
                 self.busy.remove(&session);
                 let outcomes = (self.outside.outcome)(&self.open[&session], &recipients);
                 inputs.push_back(Input::Attempted { op, outcomes, reusable: true });
+                inputs.push_back(Input::SessionReady { session });
+            }
+            Output::DeliverBatch { op, session, messages, .. } => {
+                assert!(self.busy.insert(session), "one delivery at a time");
+                let ids = messages.iter().map(|(id, _)| *id).collect();
+                self.batches.push((self.now.mono, ids));
+                if self.hold_deliveries {
+                    self.held_batches.push((op, session));
+                    return;
+                }
+                self.busy.remove(&session);
+                let outcome = &mut self.outside.outcome;
+                let of = |(_, set): &(SpoolId, RecipientSet)| outcome(&self.open[&session], set);
+                let outcomes = messages.iter().map(of).collect();
+                inputs.push_back(Input::BatchAttempted { op, outcomes, reusable: true });
                 inputs.push_back(Input::SessionReady { session });
             }
             Output::Close { session } | Output::Abort { session, .. } => {

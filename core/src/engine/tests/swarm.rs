@@ -36,6 +36,7 @@ enum Step {
     Suspend,
     SuspendReady,
     CloseIdle,
+    Batches { size: u64, min: u64, latency: u64 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -50,6 +51,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Suspend),
         1 => Just(Step::SuspendReady),
         1 => Just(Step::CloseIdle),
+        1 => (1u64..6, 1u64..6, 0u64..400).prop_map(|(size, min, latency)| {
+            Step::Batches { size, min: min.min(size), latency }
+        }),
     ]
 }
 
@@ -107,6 +111,9 @@ fn take(bench: &mut Bench, step: Step) {
             });
         }
         Step::CloseIdle => bench.close_idle(),
+        Step::Batches { size, min, latency } => {
+            bench.outside.queue.protocol = batches::sender(size, min, latency);
+        }
     }
 }
 
