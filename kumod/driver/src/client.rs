@@ -2,9 +2,12 @@
 //! `core::smtp::client` over the connection that answers, and tells the engine what became of each delivery.
 //! Invariant: what the engine hears goes through the [`Fence`]; once that is shut, nothing this task says reaches it. Every wait
 //! has the machine's deadline or one of its own.
+use crate::counters::Counters;
 use crate::dial::{self, Dialled, NotDialled};
 use crate::local;
 use crate::plan;
+use crate::policy::{Held, Hold};
+use crate::sender;
 use crate::shared::{Attempt, Connection, Ending, LoadError, Shared, lock};
 use crate::world::World;
 use bytes::BytesMut;
@@ -29,7 +32,16 @@ use tokio::time::{sleep, timeout};
 /// What the engine asks of a session.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Deliver { op: OpId, message: SpoolId, recipients: RecipientSet },
+    Deliver {
+        op: OpId,
+        message: SpoolId,
+        recipients: RecipientSet,
+    },
+    /// For policy's senders, which get nothing else.
+    DeliverBatch {
+        op: OpId,
+        messages: Vec<(SpoolId, RecipientSet)>,
+    },
     Close,
 }
 
@@ -38,7 +50,7 @@ const COMMANDS: usize = 8;
 /// To say QUIT and shut the connection down.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// For a verdict after the final dot, once the process stops (D22).
-const STOP_GRACE: Duration = Duration::from_secs(6);
+pub(crate) const STOP_GRACE: Duration = Duration::from_secs(6);
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outstanding {
@@ -53,8 +65,8 @@ pub(crate) struct Fenced {
 #[derive(Debug, Default)]
 struct FenceState {
     shut: bool,
-    /// Shut by the engine's loop, while the task went on.
-    aborted: bool,
+    /// The task, or what it began, goes on although nobody waits for it any more; counted once, until it ends.
+    outlived: bool,
     outstanding: Option<Outstanding>,
 }
 
@@ -85,13 +97,30 @@ impl Fence {
     }
 
     /// `None` if it was shut already.
-    fn shut(&self, aborted: bool) -> Option<Fenced> {
+    fn shut(&self) -> Option<Fenced> {
         let mut state = lock(&self.0);
         if std::mem::replace(&mut state.shut, true) {
             return None;
         }
-        state.aborted = aborted;
         Some(Fenced { outstanding: state.outstanding.take() })
+    }
+
+    /// As [`Fence::shut`], by the engine's loop, while the task goes on; counted before the task can see it and end.
+    fn abort(&self, counters: &Counters) -> Option<Fenced> {
+        let mut state = lock(&self.0);
+        if std::mem::replace(&mut state.shut, true) {
+            return None;
+        }
+        state.outlive(counters);
+        Some(Fenced { outstanding: state.outstanding.take() })
+    }
+}
+
+impl FenceState {
+    fn outlive(&mut self, counters: &Counters) {
+        if !std::mem::replace(&mut self.outlived, true) {
+            counters.fenced_tasks.add(1);
+        }
     }
 }
 
@@ -111,12 +140,9 @@ impl SessionTask {
         let task = shared.runtime.spawn(run(link, presence, inbox));
         let shared = shared.clone();
         let fence = move || {
-            // Counted before the task can see it and end.
-            shared.counters.fenced_tasks.add(1);
-            let fenced = fence.shut(true);
-            match &fenced {
-                Some(_) => task.abort(),
-                None => shared.counters.fenced_tasks.sub(1),
+            let fenced = fence.abort(&shared.counters);
+            if fenced.is_some() {
+                task.abort();
             }
             fenced
         };
@@ -159,9 +185,15 @@ impl End {
         End { cause: CloseCause::Done, ending: None }
     }
 
-    fn never(cause: CloseCause, reply: Reply, connection: Connection) -> End {
+    pub fn never(cause: CloseCause, reply: Reply, connection: Connection) -> End {
         End { cause, ending: Some(Ending { reply, connection: Arc::new(connection) }) }
     }
+}
+
+/// A message of a batch: what became of it, and, if it was tried, the replies for its recipients.
+pub(crate) struct Part {
+    pub outcome: Outcome,
+    pub tried: Option<(Arc<Message>, Vec<(u32, Reply)>)>,
 }
 
 /// A delivery under way: what is needed to report it.
@@ -231,13 +263,49 @@ impl<W: World> Link<W> {
         self.ready().await;
     }
 
+    /// Tells the engine what became of each message of a batch, in its order.
+    pub async fn batch_attempted(
+        &self,
+        op: OpId,
+        parts: Vec<Part>,
+        connection: &Arc<Connection>,
+        reusable: bool,
+    ) {
+        if !self.fence.complete() {
+            self.shared.counters.late_completions.add(1);
+            return;
+        }
+        let mut outcomes = Vec::with_capacity(parts.len());
+        for Part { outcome, tried } in parts {
+            outcomes.push(Outcomes::Uniform(outcome));
+            if let Some((message, replies)) = tried {
+                let connection = connection.clone();
+                self.shared.keep_attempt(op, Attempt { message, replies, connection });
+            }
+        }
+        self.shared.tell_engine(EngineInput::BatchAttempted { op, outcomes, reusable }).await;
+    }
+
+    /// What was begun can't be made to end at once: it is counted until it does.
+    pub fn outlived(&self) {
+        lock(&self.fence.0).outlive(&self.shared.counters);
+    }
+
     /// The message couldn't be read: nobody's fault but ours, so only a delay. The session is as good as before.
     pub async fn not_loaded(&self, op: OpId, id: SpoolId, error: &LoadError) {
         if !self.fence.complete() {
             return;
         }
+        let outcome = self.unloaded(id, error);
+        let outcomes = Outcomes::Uniform(outcome);
+        self.shared.tell_engine(EngineInput::Attempted { op, outcomes, reusable: true }).await;
+        self.ready().await;
+    }
+
+    /// What it means for a message that it couldn't be read.
+    pub fn unloaded(&self, id: SpoolId, error: &LoadError) -> Outcome {
         reached(Mark::LoadFailed);
-        let outcome = match error {
+        match error {
             LoadError::Missing => {
                 self.missing(id);
                 Outcome::Gone
@@ -246,10 +314,7 @@ impl<W: World> Link<W> {
                 tracing::error!("a delivery couldn't begin: {error}");
                 Outcome::Deferred(Reply::new(400, "").reply_code())
             }
-        };
-        let outcomes = Outcomes::Uniform(outcome);
-        self.shared.tell_engine(EngineInput::Attempted { op, outcomes, reusable: true }).await;
-        self.ready().await;
+        }
     }
 
     /// Of a spool without damage: what was refused, seen before it was durable, and gone with a failed sync.
@@ -263,20 +328,25 @@ impl<W: World> Link<W> {
 }
 
 fn outcomes_of(fates: &[(u32, Fate)]) -> Outcomes {
-    let outcome = |fate: &Fate| match fate {
+    match fates {
+        [(_, only)] => Outcomes::Uniform(outcome_of(only)),
+        many => {
+            Outcomes::Each(many.iter().map(|(index, fate)| (*index, outcome_of(fate))).collect())
+        }
+    }
+}
+
+pub(crate) fn outcome_of(fate: &Fate) -> Outcome {
+    match fate {
         Fate::Delivered(reply) => Outcome::Delivered(reply.reply_code()),
         Fate::Deferred(reply) => Outcome::Deferred(reply.reply_code()),
         Fate::Refused(reply) => Outcome::Refused(reply.reply_code()),
         Fate::Unknown => Outcome::Unknown,
         Fate::Returned => Outcome::Returned,
-    };
-    match fates {
-        [(_, only)] => Outcomes::Uniform(outcome(only)),
-        many => Outcomes::Each(many.iter().map(|(index, fate)| (*index, outcome(fate))).collect()),
     }
 }
 
-fn reply_of(fate: Fate) -> Option<Reply> {
+pub(crate) fn reply_of(fate: Fate) -> Option<Reply> {
     match fate {
         Fate::Delivered(reply) | Fate::Deferred(reply) | Fate::Refused(reply) => Some(reply),
         Fate::Unknown | Fate::Returned => None,
@@ -290,22 +360,28 @@ pub(crate) fn returned(op: OpId) -> EngineInput {
     EngineInput::Attempted { op, outcomes, reusable: false }
 }
 
-/// Counts a session for as long as its task is there, however that ends.
-struct Presence<W: World>(Arc<Shared<W>>, Arc<Fence>);
+/// Counts a session for as long as its task is there, or what it began, however that ends.
+pub(crate) struct Presence<W: World>(Arc<Shared<W>>, Arc<Fence>);
 
 impl<W: World> Presence<W> {
-    fn of(link: &Link<W>) -> Presence<W> {
+    fn of(link: &Link<W>) -> Arc<Presence<W>> {
         let client = &link.shared.counters.smtp_client;
         client.connections.add(1);
         client.connections_total.add(1);
-        Presence(link.shared.clone(), link.fence.clone())
+        Arc::new(Presence(link.shared.clone(), link.fence.clone()))
+    }
+}
+
+impl<W: World> Held for Presence<W> {
+    fn late(&self) {
+        self.0.counters.late_completions.add(1);
     }
 }
 
 impl<W: World> Drop for Presence<W> {
     fn drop(&mut self) {
         self.0.counters.smtp_client.connections.sub(1);
-        if lock(&self.1.0).aborted {
+        if lock(&self.1.0).outlived {
             self.0.counters.fenced_tasks.sub(1);
         }
     }
@@ -313,7 +389,7 @@ impl<W: World> Drop for Presence<W> {
 
 async fn run<W: World>(
     link: Link<W>,
-    _presence: Presence<W>,
+    presence: Arc<Presence<W>>,
     mut commands: mpsc::Receiver<Command>,
 ) {
     let end = match &*link.target.protocol {
@@ -325,15 +401,18 @@ async fn run<W: World>(
         DeliveryProtocol::Maildir { .. } | DeliveryProtocol::Null => {
             local::run(&link, &mut commands).await
         }
+        DeliveryProtocol::CustomLua(lua) => {
+            sender::run(&link, lua, Hold::new(presence.clone()), &mut commands).await
+        }
     };
-    if link.fence.shut(false).is_none() {
+    if link.fence.shut().is_none() {
         return;
     }
     // What came too late to be obeyed: from here on the engine's loop gets its commands back.
     commands.close();
     // Waits for a command that is just being sent, which takes no time.
     while let Some(command) = commands.recv().await {
-        if let Command::Deliver { op, .. } = command {
+        if let Command::Deliver { op, .. } | Command::DeliverBatch { op, .. } = command {
             link.shared.tell_engine(returned(op)).await;
         }
     }
@@ -394,6 +473,7 @@ pub(crate) fn connection_of<W: World>(
         DeliveryProtocol::Smtp { .. } => "ESMTP",
         DeliveryProtocol::Maildir { .. } => "Maildir",
         DeliveryProtocol::Null => "Null",
+        DeliveryProtocol::CustomLua(_) => "Lua",
     };
     let provider = link.target.path.provider_name.as_deref().map(Into::into);
     Connection { peer, source_address, tls, protocol, session: session_uuid(link), provider }
@@ -591,6 +671,7 @@ impl<W: World> Dialogue<'_, W> {
             Command::Deliver { op, message, recipients } => {
                 self.deliver(op, message, recipients).await;
             }
+            Command::DeliverBatch { .. } => unreachable!("batches are for policy's senders"),
             Command::Close if self.delivery.is_none() => self.handle(Input::Close),
             // The process stops while a message is under way (D22).
             Command::Close if self.machine.has_sent_final_dot() => {

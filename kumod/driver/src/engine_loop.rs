@@ -171,6 +171,12 @@ impl<W: World> EngineLoop<W> {
                     self.own.push_back(returned(op));
                 }
             }
+            Output::DeliverBatch { op, session, messages, deadline: _ } => {
+                let command = Command::DeliverBatch { op, messages };
+                if self.session(session).tell(command).is_some() {
+                    self.own.push_back(returned(op));
+                }
+            }
             Output::Close { session } => drop(self.session(session).tell(Command::Close)),
             Output::Abort { session, phase } => self.abort(session, &phase),
             Output::Conclude { op, conclusion } => {
