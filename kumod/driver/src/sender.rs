@@ -35,7 +35,10 @@ pub(crate) async fn run<W: World>(
     let opened = timeout(patience, link.shared.world.policy().open_sender(opening)).await;
     let opened = opened.unwrap_or_else(|_| {
         link.outlived();
-        Err(format!("event {}: it didn't return within {patience:?}", lua.constructor))
+        let constructor = &lua.constructor;
+        Err(format!(
+            "event {constructor}: no sender within {patience:?}: it didn't return, or too many other senders are in use"
+        ))
     });
     let sender = match opened {
         Ok(sender) => sender,
