@@ -190,10 +190,16 @@ impl End {
     }
 }
 
-/// A message of a batch: what became of it, and, if it was tried, the replies for its recipients.
+/// What became of a message of a batch.
 pub(crate) struct Part {
     pub outcome: Outcome,
-    pub tried: Option<(Arc<Message>, Vec<(u32, Reply)>)>,
+    pub tried: Option<Answered>,
+}
+
+/// A message that was sent, with the replies for its recipients.
+pub(crate) struct Answered {
+    pub message: Arc<Message>,
+    pub replies: Vec<(u32, Reply)>,
 }
 
 /// A delivery under way: what is needed to report it.
@@ -278,7 +284,7 @@ impl<W: World> Link<W> {
         let mut outcomes = Vec::with_capacity(parts.len());
         for Part { outcome, tried } in parts {
             outcomes.push(Outcomes::Uniform(outcome));
-            if let Some((message, replies)) = tried {
+            if let Some(Answered { message, replies }) = tried {
                 let connection = connection.clone();
                 self.shared.keep_attempt(op, Attempt { message, replies, connection });
             }

@@ -1,7 +1,9 @@
 //! Deliveries through a sender that policy makes (`custom_lua`): one sender a session, one batch at a time.
 //! Invariant: as for any session; a sender that doesn't answer in time is given up with what it was given, whose outcome is then unknown, and
 //! what it says later is counted and reaches nobody. How many messages go together is the engine's to say.
-use crate::client::{Command, End, Link, Part, STOP_GRACE, connection_of, outcome_of, reply_of};
+use crate::client::{
+    Answered, Command, End, Link, Part, STOP_GRACE, connection_of, outcome_of, reply_of,
+};
 use crate::policy::{Hold, Opening, Policy, SendAnswer, Sender, Sent};
 use crate::shared::{Connection, SPOOL_DEADLINE};
 use crate::world::World;
@@ -238,7 +240,7 @@ impl<W: World> Session<'_, W> {
         let part = |item| match item {
             Item::Loaded(message, recipients) => Part {
                 outcome: outcome_of(&fate),
-                tried: Some((message, replies(&fate, &recipients))),
+                tried: Some(Answered { replies: replies(&fate, &recipients), message }),
             },
             untried => untried.untried(),
         };

@@ -24,8 +24,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-mod senders;
-pub use senders::{Act, ScriptedSender, Seen, Senders};
+pub mod senders;
+
+use senders::{ScriptedSender, Senders};
 
 type Pages = BTreeMap<(Family, SpoolId), Bytes>;
 

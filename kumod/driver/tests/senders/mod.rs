@@ -1,5 +1,6 @@
 //! Deliveries through policy's own senders: what each answer comes to, and what becomes of a sender that gives none.
-use super::memory::{Act, FixedPolicy, MemoryWorld, Seen};
+use super::memory::senders::{Act, Seen};
+use super::memory::{FixedPolicy, MemoryWorld};
 use super::{PATIENCE, client, config, kinds, send, sink_address, until};
 use kumo_core::config::queue::{CustomLua, DeliveryProtocol};
 use kumo_core::log::RecordKind::{self, Bounce, Delivery, Reception, TransientFailure};
