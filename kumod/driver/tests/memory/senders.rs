@@ -11,8 +11,9 @@ use tokio::time::sleep;
 /// What a sender, or a constructor, does next; without one left it takes what it is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// The constructor fails.
+    /// The constructor fails, or hangs.
     NotMade,
+    HangInConstructor,
     Take,
     Reject(u16),
     Fail,
@@ -47,6 +48,11 @@ impl Senders {
         acts.pop_front_if(|act| wanted(act))
     }
 
+    /// Every act was done, or begun.
+    pub fn is_done(&self) -> bool {
+        self.acts.lock().unwrap().is_empty()
+    }
+
     fn see(&self, what: Seen) {
         self.seen.lock().unwrap().push(what);
     }
@@ -57,8 +63,10 @@ impl Senders {
 
     pub async fn open(&self, opening: Opening) -> Result<ScriptedSender, String> {
         let Opening { domain, tenant, is_batched, hold, .. } = opening;
-        if self.next_if(|act| *act == Act::NotMade).is_some() {
-            return Err("event make.x: policy.lua:3: no".into());
+        match self.next_if(|act| matches!(act, Act::NotMade | Act::HangInConstructor)) {
+            Some(Act::NotMade) => return Err("event make.x: policy.lua:3: no".into()),
+            Some(_) => std::future::pending().await,
+            None => {}
         }
         self.see(Seen::Opened { domain, tenant, is_batched });
         Ok(ScriptedSender { senders: self.clone(), hold })
@@ -85,7 +93,9 @@ impl Sender for ScriptedSender {
                 drop(late);
                 unreachable!("nobody waits for ever")
             }
-            Some(Act::NotMade | Act::HangInClose) => unreachable!("that isn't asked of send"),
+            Some(Act::NotMade | Act::HangInConstructor | Act::HangInClose) => {
+                unreachable!("that isn't asked of send")
+            }
             Some(Act::Take) | None => Sent::Taken(format!("took {}", messages.len())),
         };
         SendAnswer { sent, changed: Vec::new() }

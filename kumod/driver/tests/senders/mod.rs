@@ -100,6 +100,22 @@ async fn a_constructor_that_fails_is_a_failed_connection() {
 }
 
 #[tokio::test]
+async fn a_constructor_that_hangs_is_given_up_and_holds_up_no_stop() {
+    let hang = Act::HangInConstructor;
+    let mut policy = policy(1, &[hang, hang]);
+    policy.path.connect_timeout = SECOND;
+    let (world, node) = start(policy).await;
+    hand_in(&world, 1).await;
+    until("the first to be given up", || told(&world).len() == 1).await;
+    let (kind, code, text) = told(&world).remove(0);
+    assert_eq!((kind, code), (TransientFailure, 400));
+    assert!(text.starts_with("KumoMTA internal: event make.x: no sender within 1s"), "{text}");
+    until("the second to be under way", || world.policy.senders.is_done()).await;
+    timeout(PATIENCE, node.stop()).await.expect("a stop ends in time");
+    assert_eq!((opened(&world), world.spool.len()), (0, 2));
+}
+
+#[tokio::test]
 async fn a_sender_that_hangs_frees_its_place_and_its_message_once_and_is_not_heard_later() {
     let (world, node) = start(policy(1, &[Act::SpeakLate])).await;
     hand_in(&world, 2).await;
