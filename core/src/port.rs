@@ -170,6 +170,8 @@ pub enum NetErrorKind {
     TimedOut,
     /// Local `bind` failed because no interface has the address.
     AddressNotAvailable,
+    /// Local `bind` failed otherwise, and not for want of ports, descriptors or memory.
+    Bind,
     AddressInUse,
     Reset,
     /// Out of file descriptors or memory: back off.

@@ -101,6 +101,7 @@ impl SimFiles {
             recipients: vec![recipient_of(delivery).into()],
             reply_lost: false,
             server: SERVER.into(),
+            client: None,
             content: delivery.content.to_vec(),
         });
     }
@@ -208,6 +209,7 @@ mod tests {
             recipients: vec!["joe@a.test".into()],
             reply_lost: false,
             server: "maildir".into(),
+            client: None,
             content: delivery().content.to_vec(),
         };
         universe.ledger.read(|entries| {

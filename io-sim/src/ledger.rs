@@ -4,6 +4,7 @@ use crate::fault::FaultKind;
 use kumo_core::id::SpoolId;
 use kumo_core::log::RecordKind;
 use kumo_core::time::{Duration, Now};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// One attempt of a client to hand in one message. A second attempt at the same message is another submission with the same `message`.
@@ -63,12 +64,14 @@ pub enum Event {
         submission: Submission,
         recipient: String,
     },
-    /// A server or maildir has a message and, unless `reply_lost`, says so. `content`: as delivered, dots unstuffed.
+    /// A server or maildir has a message and, unless `reply_lost`, says so. `client`: whence it came, to a server. `content`: as delivered, dots
+    /// unstuffed.
     Sunk {
         submission: Option<Submission>,
         recipients: Vec<String>,
         reply_lost: bool,
         server: String,
+        client: Option<IpAddr>,
         content: Vec<u8>,
     },
     /// A server refused recipients for good (5yz to MAIL, which names none, to RCPT, DATA or the final dot).

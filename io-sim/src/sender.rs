@@ -116,6 +116,7 @@ impl SimSender {
                 recipients: recipients_of(message),
                 reply_lost,
                 server: SERVER.into(),
+                client: None,
                 content: message.body.to_vec(),
             });
         }
@@ -274,6 +275,7 @@ mod tests {
             recipients: vec!["joe@a.test".into()],
             reply_lost,
             server: SERVER.into(),
+            client: None,
             content: message().body.to_vec(),
         }
     }

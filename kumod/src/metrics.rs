@@ -578,6 +578,7 @@ mod tests {
         SourceSummary {
             name: name.into(),
             address: None,
+            proxy: None,
             suspension: Some(SuspensionSummary {
                 reason: SourceFailure::Unplumbed,
                 since: Wall(0),

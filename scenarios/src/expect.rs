@@ -2,16 +2,20 @@
 //! Invariant: figures come from the ledger alone. Times are virtual: they say what the decisions cost, not what the machine does.
 use crate::check::Facts;
 use crate::options::{Expectation, Options};
+use crate::setup;
 use crate::verdict::{Outcome, Verdict};
 use kumo_core::log::RecordKind;
 use kumo_core::time::{Duration, Mono};
 use kumo_io_sim::ledger::{Answer, Entry, Event};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 const MINUTE_NANOS: u64 = 60_000_000_000;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Figures {
+    /// When the first life began, as the times of faults and expectations are counted.
+    pub began: Mono,
     pub accepted: u64,
     /// Recipients.
     pub delivered: u64,
@@ -32,6 +36,10 @@ pub struct Figures {
     pub delivered_at: Vec<Mono>,
     /// The beginning of the first fault of the disk.
     pub disk_failed: Option<Mono>,
+    /// Copies that servers got: when, and from whom.
+    pub carried: Vec<(Mono, IpAddr)>,
+    /// Of each accepted recipient: when, and when the first copy came.
+    pub waits: Vec<(Mono, Option<Mono>)>,
 }
 
 fn minute(at: Mono) -> u64 {
@@ -50,13 +58,12 @@ impl Figures {
             figures.recipients_accepted += story.recipients.len() as u64;
             for recipient in story.recipients {
                 let copies = story.copies.iter();
-                let Some(first) = copies
+                let first = copies
                     .filter(|copy| copy.recipients.contains(recipient))
                     .map(|copy| copy.at)
-                    .min()
-                else {
-                    continue;
-                };
+                    .min();
+                figures.waits.push((at, first));
+                let Some(first) = first else { continue };
                 figures.delivered += 1;
                 *figures.delivered_by_minute.entry(minute(first)).or_default() += 1;
                 let domain = recipient.rsplit('@').next().unwrap_or(recipient);
@@ -68,6 +75,7 @@ impl Figures {
         figures.delays.values_mut().for_each(|delays| delays.sort_unstable());
         for Entry { now, event } in facts.entries {
             match event {
+                Event::Started { life: 1 } => figures.began = now.mono,
                 Event::TurnedAway { code: 421 }
                 | Event::Answered { answer: Answer::Refused { code: 421 }, .. } => {
                     figures.shed.push(now.mono);
@@ -75,7 +83,10 @@ impl Figures {
                 Event::Answered { answer: Answer::Accepted { .. }, .. } => {
                     figures.accepted_at.push(now.mono);
                 }
-                Event::Sunk { .. } => figures.delivered_at.push(now.mono),
+                Event::Sunk { client, .. } => {
+                    figures.delivered_at.push(now.mono);
+                    figures.carried.extend(client.map(|client| (now.mono, client)));
+                }
                 Event::Fault { what, .. } if what.port() == "disk" => {
                     figures.disk_failed.get_or_insert(now.mono);
                 }
@@ -99,6 +110,32 @@ impl Figures {
     fn percentile_99(&self, domain: &str) -> Option<Duration> {
         let delays = self.delays.get(domain)?;
         delays.get((delays.len() * 99).div_ceil(100).saturating_sub(1)).copied()
+    }
+
+    fn is_between(&self, from: Duration, until: Duration) -> impl Fn(Mono) -> bool {
+        let time = self.began + from..self.began + until;
+        move |at| time.contains(&at)
+    }
+
+    fn carried_by(&self, address: IpAddr, (from, until): (Duration, Duration)) -> u64 {
+        let in_time = self.is_between(from, until);
+        self.carried.iter().filter(|(at, client)| *client == address && in_time(*at)).count() as u64
+    }
+
+    /// The first accepted recipient of a time that got nothing soon enough: when it was accepted, and when it got its copy.
+    fn late(
+        &self,
+        (from, until): (Duration, Duration),
+        within: Option<Duration>,
+        by: Option<Duration>,
+    ) -> Option<(Mono, Option<Mono>)> {
+        let in_time = self.is_between(from, until);
+        let is_late = |(at, first): &(Mono, Option<Mono>)| {
+            let Some(first) = *first else { return true };
+            within.is_some_and(|within| first > *at + within)
+                || by.is_some_and(|by| first > self.began + by)
+        };
+        self.waits.iter().filter(|(at, _)| in_time(*at)).find(|wait| is_late(wait)).copied()
     }
 
     fn delivered_between(&self, from: u64, to: u64) -> u64 {
@@ -210,6 +247,28 @@ fn unmet(
             let disk = options.fault.iter().find(|fault| fault.what.port() == "disk");
             let lasts = disk.and_then(|fault| fault.lasts).unwrap_or_default();
             gate(figures, lasts, *shuts_within, *opens_within).err()
+        }
+        Expectation::Carried { source, from, until, min, max } => {
+            let address = setup::egress_address(options, *source);
+            let count = figures.carried_by(address, (*from, *until));
+            let too_many = max.is_some_and(|max| count > max);
+            (count < *min || too_many).then(|| {
+                let most = max.map_or(String::new(), |max| format!(" and at most {max}"));
+                format!(
+                    "source {source} carried {count} copies from {from:?} until {until:?}; at least {min}{most} are expected"
+                )
+            })
+        }
+        Expectation::Delivered { from, until, within, by } => {
+            let (at, first) = figures.late((*from, *until), *within, *by)?;
+            let accepted = at.since(figures.began);
+            Some(match first {
+                Some(first) => format!(
+                    "what was accepted at {accepted:?} was delivered {:?} later",
+                    first.since(at)
+                ),
+                None => format!("what was accepted at {accepted:?} was never delivered"),
+            })
         }
         Expectation::Records { kind, min } => {
             let found = figures.records.iter().find(|(known, _)| known.name() == kind.as_str());

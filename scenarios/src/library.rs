@@ -37,6 +37,10 @@ library! {
     "overload-3x"
     "mail-loop"
     "senders"
+    "proxy-outage"
+    "proxy-flap"
+    "proxy-dns-outage"
+    "unplumbed-address"
     "storm"
 }
 
@@ -219,6 +223,30 @@ mod tests {
             (
                 "[[expect]]\nwhat = \"records\"\nkind = \"Bonce\"\nmin = 3\n",
                 "x.toml:3: expect.0.kind: there is no record \"Bonce\"; there are ",
+            ),
+            (
+                "[[proxy]]\nsource = 2\nprotocol = \"socks5\"\n",
+                "x.toml:2: proxy.0.source: there are 1 sources",
+            ),
+            (
+                "[[proxy]]\nsource = 1\nprotocol = \"socks4\"\n",
+                "x.toml:3: unknown variant `socks4`",
+            ),
+            (
+                "[[proxy]]\nsource = 1\nprotocol = \"haproxy\"\nhosts = 0\n",
+                "x.toml:4: proxy.0.hosts: a proxy has 1 to 100 hosts",
+            ),
+            (
+                "[[expect]]\nwhat = \"carried\"\nsource = 2\nfrom = \"1m\"\nuntil = \"2m\"\nmin = 1\n",
+                "x.toml:3: expect.0.source: there are 1 sources",
+            ),
+            (
+                "[[expect]]\nwhat = \"delivered\"\nfrom = \"1m\"\nuntil = \"1m\"\nwithin = \"1s\"\n",
+                "x.toml:4: expect.0.until: it ends before it begins",
+            ),
+            (
+                "[[expect]]\nwhat = \"delivered\"\nfrom = \"1m\"\nuntil = \"2m\"\n",
+                "x.toml:1: expect.0.within: any time would do; give within or by",
             ),
         ];
         for (text, expected) in table {

@@ -24,6 +24,7 @@ pub struct Options {
     /// Options of queues, paths, sources and pools, by the names that Lua policy uses.
     pub policy: toml::Table,
     pub destination: Vec<Destination>,
+    pub proxy: Vec<EgressProxy>,
     pub fault: Vec<TimedFault>,
     pub order: Vec<Order>,
     /// The run is repeated, each time with trouble at another step.
@@ -142,6 +143,33 @@ pub struct Destination {
     pub behind_proxy: bool,
 }
 
+/// What one of the node's sources goes through.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EgressProxy {
+    /// Its number, from 1 on.
+    pub source: u32,
+    pub protocol: ProxyProtocol,
+    /// Each a proxy of its own, all with the same address to send from.
+    #[serde(default = "one")]
+    pub hosts: u32,
+    /// Known to the node by a name with all hosts' addresses instead of the first host's address.
+    #[serde(default)]
+    pub named: bool,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocol {
+    Socks5,
+    /// HAProxy's, version 2.
+    Haproxy,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TimedFault {
@@ -254,15 +282,44 @@ pub enum Expectation {
     },
     /// Records of this kind, at least.
     Records { kind: String, min: u64 },
+    /// Copies that came from a source's address to a server in this time, at least and at most.
+    Carried {
+        source: u32,
+        #[serde(with = "duration::text")]
+        from: Duration,
+        #[serde(with = "duration::text")]
+        until: Duration,
+        #[serde(default)]
+        min: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max: Option<u64>,
+    },
+    /// What was accepted in this time was delivered so soon after it, and by then.
+    Delivered {
+        #[serde(with = "duration::text")]
+        from: Duration,
+        #[serde(with = "duration::text")]
+        until: Duration,
+        #[serde(
+            with = "duration::optional_text",
+            default,
+            skip_serializing_if = "Option::is_none"
+        )]
+        within: Option<Duration>,
+        #[serde(
+            with = "duration::optional_text",
+            default,
+            skip_serializing_if = "Option::is_none"
+        )]
+        by: Option<Duration>,
+    },
 }
 
 impl Expectation {
     /// Whether it could ever be met; else the key that is wrong, and why.
-    fn check(
-        &self,
-        known: impl Fn(&String) -> bool,
-        disk_fails: bool,
-    ) -> Result<(), (&'static str, String)> {
+    fn check(&self, options: &Options) -> Result<(), (&'static str, String)> {
+        let known = |domain: &String| options.has_destination(domain);
+        let disk_fails = options.fault.iter().any(|fault| fault.what.port() == "disk");
         match self {
             Expectation::DelayGrowth { domain, .. } if !known(domain) => {
                 Err(("domain", format!("there is no destination {domain}")))
@@ -282,6 +339,21 @@ impl Expectation {
                     format!("there is no record {kind:?}; there are {}", kinds.join(", ")),
                 ))
             }
+            Expectation::Carried { source, .. } if !options.has_source(*source) => {
+                Err(("source", format!("there are {} sources", options.node.sources)))
+            }
+            Expectation::Carried { min: 0, max: None, .. } => {
+                Err(("min", "any number would do; give min or max".into()))
+            }
+            Expectation::Delivered { within: None, by: None, .. } => {
+                Err(("within", "any time would do; give within or by".into()))
+            }
+            Expectation::Carried { from, until, .. }
+            | Expectation::Delivered { from, until, .. }
+                if from >= until =>
+            {
+                Err(("until", "it ends before it begins".into()))
+            }
             _ => Ok(()),
         }
     }
@@ -299,6 +371,7 @@ impl Default for Options {
             node: Node::default(),
             policy: toml::Table::new(),
             destination: vec![Destination::default()],
+            proxy: Vec::new(),
             fault: Vec::new(),
             order: Vec::new(),
             sweep: None,
@@ -440,6 +513,11 @@ impl Options {
                 return wrong(&["destination", &index, "maildir"], what);
             }
         }
+        for (index, proxy) in self.proxy.iter().enumerate() {
+            if let Err((key, what)) = self.check_proxy(proxy) {
+                return wrong(&["proxy", &index.to_string(), key], what);
+            }
+        }
         for (index, fault) in self.fault.iter().enumerate() {
             let index = index.to_string();
             if fault.at > self.safety {
@@ -454,21 +532,40 @@ impl Options {
                 return wrong(&["fault", &index, "target"], what);
             }
         }
-        let known = |domain: &String| self.destination.iter().any(|one| one.domain == *domain);
         for (index, order) in self.order.iter().enumerate() {
             if let Some(domain) = &order.domain
-                && !known(domain)
+                && !self.has_destination(domain)
             {
                 let what = format!("there is no destination {domain}");
                 return wrong(&["order", &index.to_string(), "domain"], what);
             }
         }
         for (index, expectation) in self.expect.iter().enumerate() {
-            let disk_fails = self.fault.iter().any(|fault| fault.what.port() == "disk");
-            if let Err((key, what)) = expectation.check(known, disk_fails) {
+            if let Err((key, what)) = expectation.check(self) {
                 return wrong(&["expect", &index.to_string(), key], what);
             }
         }
         Ok(())
+    }
+
+    fn check_proxy(&self, proxy: &EgressProxy) -> Result<(), (&'static str, String)> {
+        let of_source = self.proxy.iter().filter(|one| one.source == proxy.source);
+        if !self.has_source(proxy.source) {
+            Err(("source", format!("there are {} sources", self.node.sources)))
+        } else if of_source.count() > 1 {
+            Err(("source", format!("source {} goes through one proxy alone", proxy.source)))
+        } else if !(1..=100).contains(&proxy.hosts) {
+            Err(("hosts", "a proxy has 1 to 100 hosts".into()))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn has_source(&self, number: u32) -> bool {
+        (1..=self.node.sources).contains(&number)
+    }
+
+    fn has_destination(&self, domain: &str) -> bool {
+        self.destination.iter().any(|one| one.domain == domain)
     }
 }

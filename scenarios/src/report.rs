@@ -39,9 +39,11 @@ fn row(entry: &Entry) -> Option<Row> {
         Event::RecipientRefused { submission, recipient } => {
             ("rcpt-refused", submission.to_string(), recipient.clone())
         }
-        Event::Sunk { submission, recipients, reply_lost, server, .. } => {
+        Event::Sunk { submission, recipients, reply_lost, server, client, .. } => {
             let lost = if *reply_lost { ", reply lost" } else { "" };
-            ("sunk", name(submission), format!("at {server} for {}{lost}", recipients.join(" ")))
+            let from = client.map_or(String::new(), |client| format!(" from {client}"));
+            let about = format!("at {server}{from} for {}{lost}", recipients.join(" "));
+            ("sunk", name(submission), about)
         }
         Event::PeerRefused { submission, recipients, code, server } => (
             "peer-refused",

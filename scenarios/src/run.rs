@@ -18,8 +18,9 @@ use kumo_io_sim::fault::{Fault, FaultKind};
 use kumo_io_sim::ledger::{Answer, End, Event};
 use kumo_io_sim::lives::{Event as LifeEvent, Trigger};
 use kumo_io_sim::policy::REQUEUE;
+use kumo_io_sim::proxy::{self, Onward};
 use kumo_io_sim::universe::Universe;
-use kumo_io_sim::{client, peer, proxy};
+use kumo_io_sim::{client, peer};
 use madsim::runtime::{Handle, NodeHandle};
 use madsim::task::JoinHandle;
 use std::collections::BTreeSet;
@@ -151,12 +152,16 @@ impl People {
             let own = server.settings.address;
             home.spawn(peer::run(universe.clone(), server.settings));
             if let Some(public) = server.proxy {
-                home.spawn(proxy::run(universe.clone(), public, own));
+                home.spawn(proxy::run(universe.clone(), public, Onward::To(own)));
             }
         }
         if options.load.through_proxy {
             let front = setup::front_address();
-            home.spawn(proxy::run(universe.clone(), front, setup::node_address()));
+            let node = Onward::To(setup::node_address());
+            home.spawn(proxy::run(universe.clone(), front, node));
+        }
+        for (listen, onward) in setup::egress_proxies(options) {
+            home.spawn(proxy::run(universe.clone(), listen, onward));
         }
         let mail = setup::mail(options, seed);
         let clients = mail

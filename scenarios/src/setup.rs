@@ -1,6 +1,6 @@
 //! From options to a world: names, addresses, policy, servers, clients and their mail. Invariant: everything here is drawn from the seed
 //! alone, so that two runs of one seed begin alike. What happens in that world is [`crate::run`]'s business.
-use crate::options::{Destination, Options};
+use crate::options::{Destination, EgressProxy, Options, ProxyProtocol};
 use kumo_core::config::listener::BatchHandling;
 use kumo_core::config::service::{RocksParams, SpoolKind};
 use kumo_core::config::{EsmtpListener, SpoolDefinition};
@@ -12,6 +12,7 @@ use kumo_io_sim::dns::Zones;
 use kumo_io_sim::net::NetSettings;
 use kumo_io_sim::peer::PeerSettings;
 use kumo_io_sim::policy::PolicyTable;
+use kumo_io_sim::proxy::Onward;
 use kumo_io_sim::spool::{DiskSettings, StoreKind};
 use kumo_io_sim::universe::Settings;
 use serde_json::{Map, Value, json};
@@ -38,7 +39,7 @@ pub fn front_address() -> SocketAddr {
 
 /// The node's own addresses.
 pub fn interfaces(options: &Options) -> Vec<IpAddr> {
-    (1..=options.node.sources).map(|number| v4(0, 0, number as usize)).collect()
+    (1..=options.node.sources).map(source_address).collect()
 }
 
 pub fn client_address(number: u32) -> IpAddr {
@@ -93,6 +94,57 @@ fn server(destination: &Destination, index: usize, host: u32) -> Server {
     Server { settings, proxy: destination.behind_proxy.then_some(public) }
 }
 
+// ---- Sources and their proxies ------------------------------------------------------------------------------
+
+/// The last part of the address that a proxy sends from.
+const PROXIED: usize = 200;
+
+/// Of the node's interface that a source, counted from 1, uses.
+fn source_address(source: u32) -> IpAddr {
+    v4(0, 0, source as usize)
+}
+
+pub fn proxied_address(proxy: &EgressProxy) -> IpAddr {
+    v4(4, proxy.source as usize, PROXIED)
+}
+
+/// Where servers see a source's mail come from.
+pub fn egress_address(options: &Options, source: u32) -> IpAddr {
+    let proxy = options.proxy.iter().find(|proxy| proxy.source == source);
+    proxy.map_or(source_address(source), proxied_address)
+}
+
+pub fn proxy_name(proxy: &EgressProxy) -> String {
+    format!("proxy-{}.example", proxy.source)
+}
+
+pub fn proxy_hosts(proxy: &EgressProxy) -> impl Iterator<Item = IpAddr> {
+    let source = proxy.source as usize;
+    (1..=proxy.hosts).map(move |host| v4(4, source, host as usize))
+}
+
+fn proxy_port(proxy: &EgressProxy) -> u16 {
+    match proxy.protocol {
+        ProxyProtocol::Socks5 => 1080,
+        ProxyProtocol::Haproxy => 2500,
+    }
+}
+
+/// Where proxies of sources listen, and where each leads.
+pub fn egress_proxies(options: &Options) -> Vec<(SocketAddr, Onward)> {
+    let of_proxy = |proxy: &EgressProxy| {
+        let plumbed = vec![proxied_address(proxy)];
+        let onward = match proxy.protocol {
+            ProxyProtocol::Socks5 => Onward::Asked { plumbed },
+            ProxyProtocol::Haproxy => Onward::Announced { plumbed },
+        };
+        let port = proxy_port(proxy);
+        let hosts: Vec<IpAddr> = proxy_hosts(proxy).collect();
+        hosts.into_iter().map(move |host| (SocketAddr::new(host, port), onward.clone()))
+    };
+    options.proxy.iter().flat_map(of_proxy).collect()
+}
+
 fn zones(options: &Options) -> Zones {
     let mut zones = Zones { ttl: DNS_TTL, latency: DNS_LATENCY, ..Zones::default() };
     for (index, destination) in options.destination.iter().enumerate() {
@@ -104,6 +156,9 @@ fn zones(options: &Options) -> Zones {
         for (host, number) in hosts.into_iter().zip(0..) {
             zones.addresses.insert(host, vec![host_address(index, number)]);
         }
+    }
+    for proxy in options.proxy.iter().filter(|proxy| proxy.named) {
+        zones.addresses.insert(proxy_name(proxy), proxy_hosts(proxy).collect());
     }
     zones
 }
@@ -121,26 +176,27 @@ pub fn policy_table(options: &Options) -> Result<PolicyTable, String> {
         let own = queues.entry(destination.domain.clone()).or_insert_with(|| Value::Object(queue));
         own.as_object_mut().ok_or("a queue isn't a table")?.insert("protocol".into(), protocol);
     }
-    if options.node.sources > 1 {
-        add_sources(&mut policy, options.node.sources)?;
+    if options.node.sources > 1 || !options.proxy.is_empty() {
+        add_sources(&mut policy, options)?;
     }
     PolicyTable::parse(policy)
 }
 
-fn add_sources(policy: &mut Map<String, Value>, count: u32) -> Result<(), String> {
+/// A pool of all sources, the later the heavier. What the scenario says of a source stands.
+fn add_sources(policy: &mut Map<String, Value>, options: &Options) -> Result<(), String> {
     let name = |number: u32| format!("source-{number}");
-    let address = |number: u32| v4(0, 0, number as usize).to_string();
-    let sources: Map<String, Value> = (1..=count)
-        .map(|number| {
-            let rule = json!({ "trigger": { "Threshold": "3/10m" }, "duration": "2m" });
-            let source =
-                json!({ "source_address": address(number), "suspend_when_unplumbed": rule });
-            (name(number), source)
-        })
-        .collect();
+    let numbers = 1..=options.node.sources;
+    let sources = policy.entry("sources").or_insert_with(|| json!({}));
+    let sources = sources.as_object_mut().ok_or("sources isn't a table")?;
+    for number in numbers.clone() {
+        let said = sources.entry(name(number)).or_insert_with(|| json!({}));
+        let said = said.as_object_mut().ok_or("a source isn't a table")?;
+        for (key, value) in source_options(options, number) {
+            said.entry(key).or_insert(value);
+        }
+    }
     let entries: Vec<Value> =
-        (1..=count).map(|number| json!({ "name": name(number), "weight": number })).collect();
-    policy.insert("sources".into(), Value::Object(sources));
+        numbers.map(|number| json!({ "name": name(number), "weight": number })).collect();
     policy.insert("pools".into(), json!({ "all": entries }));
     let give_pool = |queue: &mut Value| {
         let queue = queue.as_object_mut().ok_or("a queue isn't a table")?;
@@ -152,6 +208,29 @@ fn add_sources(policy: &mut Map<String, Value>, count: u32) -> Result<(), String
         queues.values_mut().try_for_each(give_pool)?;
     }
     Ok(())
+}
+
+fn source_options(options: &Options, number: u32) -> Map<String, Value> {
+    let rule = json!({ "trigger": { "Threshold": "3/10m" }, "duration": "2m" });
+    let mut source = Map::new();
+    source.insert("source_address".into(), json!(source_address(number)));
+    source.insert("suspend_when_unplumbed".into(), rule.clone());
+    if let Some(proxy) = options.proxy.iter().find(|proxy| proxy.source == number) {
+        let protocol = match proxy.protocol {
+            ProxyProtocol::Socks5 => "socks5",
+            ProxyProtocol::Haproxy => "ha",
+        };
+        let host = match proxy.named {
+            true => proxy_name(proxy),
+            false => v4(4, number as usize, 1).to_string(),
+        };
+        let server = format!("{host}:{}", proxy_port(proxy));
+        source.insert(format!("{protocol}_proxy_server"), json!(server));
+        let from = json!(proxied_address(proxy));
+        source.insert(format!("{protocol}_proxy_source_address"), from);
+        source.insert("suspend_when_proxy_unhealthy".into(), rule);
+    }
+    source
 }
 
 pub fn settings(options: &Options) -> Result<Settings, String> {

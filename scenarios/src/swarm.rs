@@ -1,8 +1,10 @@
 //! Options drawn from a seed: each seed has some knobs turned far and others not at all, so that rare combinations come up. Invariant: the
 //! draws come from the seed alone; presets ([`storm`]) are made of the same struct.
 use crate::options::{
-    Base, Destination, Disk, Load, Network, Node, Options, Order, OrderKind, TimedFault,
+    Base, Destination, Disk, EgressProxy, Load, Network, Node, Options, Order, OrderKind,
+    ProxyProtocol, TimedFault,
 };
+use crate::setup;
 use kumo_core::random::Random;
 use kumo_core::time::Duration;
 use kumo_io_sim::fault::FaultKind;
@@ -78,9 +80,48 @@ pub fn swarm(seed: u64) -> Options {
             options.fault.push(cut);
         }
     }
+    proxies(seed, &mut options);
     prepare(&mut dice, &mut options);
     options.order = orders(&mut dice, &options);
     options
+}
+
+/// From dice of its own, so that nothing else of a seed depends on them.
+fn proxies(seed: u64, options: &mut Options) {
+    let mut dice = Dice(Random::new(seed, "swarm's proxies"));
+    if !dice.of(15) {
+        return;
+    }
+    options.node.sources = options.node.sources.max(2);
+    for source in 1..=options.node.sources {
+        if source == 2 || dice.of(30) {
+            let protocol = dice.one(&[ProxyProtocol::Socks5, ProxyProtocol::Haproxy]);
+            let hosts = dice.between(1, 2) as u32;
+            options.proxy.push(EgressProxy { source, protocol, hosts, named: dice.of(50) });
+        }
+    }
+    for proxy in options.proxy.clone() {
+        for _ in 0..dice.between(0, 2) {
+            let fault = proxy_fault(&mut dice, &proxy, options);
+            options.fault.push(fault);
+        }
+    }
+}
+
+fn proxy_fault(dice: &mut Dice, proxy: &EgressProxy, options: &Options) -> TimedFault {
+    use FaultKind::*;
+    let of_hosts =
+        [ProxyRefuse, ProxyHang, ProxyHalfOpen, ProxyFlap, NetRefuse, NetBlackHole, NetReset];
+    let of_names = [DnsServfail, DnsNoData, DnsNoSuchDomain, DnsDelay];
+    let (what, target) = match dice.between(0, 9) {
+        0 => (HostLostAddress, setup::proxied_address(proxy).to_string()),
+        1..4 if proxy.named => (dice.one(&of_names), setup::proxy_name(proxy)),
+        _ => {
+            let hosts: Vec<_> = setup::proxy_hosts(proxy).collect();
+            (dice.one(&of_hosts), dice.one(&hosts).to_string())
+        }
+    };
+    TimedFault { target: Some(target), ..fault(dice, what, options) }
 }
 
 /// Every kind of fault, over and over.

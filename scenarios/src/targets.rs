@@ -33,7 +33,12 @@ fn of(options: &Options, what: FaultKind) -> Vec<String> {
     match (what, what.port()) {
         (HostWallStep, _) => texts(&["back", "1970"]),
         (HostLostAddress, _) => {
-            setup::interfaces(options).iter().map(ToString::to_string).collect()
+            let proxied = options.proxy.iter().map(setup::proxied_address);
+            setup::interfaces(options)
+                .into_iter()
+                .chain(proxied)
+                .map(|one| one.to_string())
+                .collect()
         }
         (FilesStall | FilesError, _) => maildirs(options),
         (NetPartition, _) => {
@@ -47,7 +52,8 @@ fn of(options: &Options, what: FaultKind) -> Vec<String> {
         (_, "net" | "tls" | "proxy") => addresses(options),
         (_, "dns") => {
             let domains = options.destination.iter().map(|one| one.domain.clone());
-            domains.chain(names(options)).collect()
+            let named = options.proxy.iter().filter(|proxy| proxy.named);
+            domains.chain(names(options)).chain(named.map(setup::proxy_name)).collect()
         }
         (_, "policy") => [texts(&QUESTIONS), texts(&SENDERS)].concat(),
         (_, "peer") => phases_and_hosts(options, &PHASES),
@@ -89,7 +95,8 @@ fn addresses(options: &Options) -> Vec<String> {
     let servers = setup::servers(options).into_iter().map(|server| server.settings.address.ip());
     let node = [setup::node_address().ip()];
     let front = options.load.through_proxy.then(|| setup::front_address().ip());
-    servers.chain(node).chain(front).map(|address| address.to_string()).collect()
+    let proxies = options.proxy.iter().flat_map(setup::proxy_hosts);
+    servers.chain(node).chain(front).chain(proxies).map(|address| address.to_string()).collect()
 }
 
 fn maildirs(options: &Options) -> Vec<String> {

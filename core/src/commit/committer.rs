@@ -586,6 +586,16 @@ impl Committer {
         }
     }
 
+    /// What a failed batch said of a message may be there all the same: an older word that is written again mustn't undo it, least of all bring
+    /// the envelope of a removed message back without its body.
+    fn renew(&mut self, failed: &Batch) {
+        for (id, word) in failed.last_words() {
+            if self.redo.contains_key(&id) || failed.superseded.contains_key(&id) {
+                self.redo.insert(id, word);
+            }
+        }
+    }
+
     /// A store that has failed may have lost what wasn't synced, or lose it when it is opened again.
     fn write_again(&mut self) {
         let newer = core::mem::take(&mut self.unsynced);
@@ -602,6 +612,7 @@ impl Committer {
     fn failed(&mut self, now: Mono, batch: Batch, error: &SpoolError) {
         reached(Mark::BatchFailed);
         self.rest(now);
+        self.renew(&batch);
         self.redo_later(batch.redo);
         self.undo.extend(batch.undo);
         self.orphans.extend(batch.orphans);

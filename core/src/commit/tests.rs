@@ -173,6 +173,40 @@ fn with_two_paths_a_body_goes_only_once_the_removal_of_its_meta_is_synced() {
     assert_eq!(batch, [SpoolOperation::Delete { family: Family::Data, key: id(1) }]);
 }
 
+/// Swarm seed 77179.
+#[test]
+fn what_is_written_again_after_a_failure_is_the_newest_word_that_may_be_there() {
+    let update = |meta: &'static [u8]| Work::Update { id: id(1), meta: Bytes::from_static(meta) };
+    let meta = |value: &'static [u8]| SpoolOperation::Put {
+        family: Family::Meta,
+        key: id(1),
+        value: Bytes::from_static(value),
+    };
+    let gone = |family| SpoolOperation::Delete { family, key: id(1) };
+    for (newer, expected) in [
+        (Work::Remove { id: id(1) }, vec![gone(Family::Meta), gone(Family::Data)]),
+        (update(b"second"), vec![meta(b"second")]),
+    ] {
+        let mut machine = committer(true);
+        machine.submit(Ticket(1), update(b"first"), LATER);
+        machine.handle(Mono(0), Input::Tick);
+        let (stages, _) = seen(&mut machine);
+        machine.handle(Mono(1), Input::Applied { stage: stages[0].0, result: Ok(()) });
+        seen(&mut machine);
+        machine.submit(Ticket(2), newer, LATER);
+        machine.handle(Mono(2), Input::Tick);
+        let (stages, _) = seen(&mut machine);
+        machine.handle(Mono(3), Input::Applied { stage: stages[0].0, result: Err(io_error()) });
+        seen(&mut machine);
+        let wake = machine.next_wake().expect("it is written again");
+        machine.handle(wake, Input::Tick);
+        let Some(Output::Apply { batch, .. }) = machine.poll() else {
+            panic!("it is written again")
+        };
+        assert_eq!(batch, expected);
+    }
+}
+
 #[test]
 fn without_syncs_a_body_goes_at_once() {
     let mut machine = Committer::new(CommitConfig { atomic: false, sync: false });

@@ -87,6 +87,12 @@ impl Constructed for ProxyListener {
             listen hostname timeout idle_timeout use_tls require_auth use_splice tcp_keepalive max_connections
         });
         (listener.tls_certificate, listener.tls_private_key) = pem_files(table);
+        if listener.tls_certificate.is_some() && !listener.use_tls {
+            table.warn(
+                "tls_certificate",
+                format_args!("nothing is encrypted without use_tls = true"),
+            );
+        }
         check_hostname(table, listener.hostname.as_deref());
         table.check("timeout", !listener.timeout.is_zero(), "it must be above 0");
         table.check("idle_timeout", !listener.idle_timeout.is_zero(), "it must be above 0");

@@ -159,6 +159,15 @@ impl EgressSource {
         ha_proxy().or_else(socks5)
     }
 
+    /// What destinations see, if policy says it.
+    pub fn egress_address(&self) -> Option<IpAddr> {
+        match self.proxy() {
+            None => self.source_address,
+            Some(Proxy::HaProxy { source_address, .. }) => Some(source_address),
+            Some(Proxy::Socks5 { source_address, .. }) => source_address,
+        }
+    }
+
     fn credentials(&self) -> Option<Credentials> {
         Some(Credentials {
             username: self.socks5_proxy_username.clone()?,
@@ -194,6 +203,14 @@ impl EgressSource {
             table
                 .warn("socks5_proxy_server", format_args!("ha_proxy_server is used instead of it"));
         }
+        if self.suspend_when_unplumbed.is_some() && self.source_address.is_none() {
+            let why = format_args!("it never applies, since the source has no source_address");
+            table.warn("suspend_when_unplumbed", why);
+        }
+        if self.suspend_when_proxy_unhealthy.is_some() && self.proxy().is_none() {
+            let why = format_args!("it never applies, since the source has no proxy");
+            table.warn("suspend_when_proxy_unhealthy", why);
+        }
         if let (Some(source), Some(ProxyServer::Address(proxy))) =
             (self.source_address, self.proxy().map(|proxy| proxy.server().clone()))
         {
@@ -205,6 +222,14 @@ impl EgressSource {
 }
 
 impl Proxy<'_> {
+    /// As delivery records have it.
+    pub fn protocol(&self) -> &'static str {
+        match self {
+            Proxy::HaProxy { .. } => "haproxy",
+            Proxy::Socks5 { .. } => "socks5",
+        }
+    }
+
     pub fn server(&self) -> &ProxyServer {
         match self {
             Proxy::HaProxy { server, .. } | Proxy::Socks5 { server, .. } => server,

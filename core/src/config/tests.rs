@@ -312,9 +312,6 @@ fn egress() -> Vec<Sample> {
                 "name": "s", "ehlo_domain": "d", "source_address": "10.0.0.1",
                 "remote_port": 587, "ttl": 5,
                 "suspend_when_unplumbed": {"duration": 5},
-                "suspend_when_proxy_unhealthy": {
-                    "trigger": {"Threshold": "3/5m"}, "duration": "1m",
-                },
             }),
         },
         Sample {
@@ -326,6 +323,9 @@ fn egress() -> Vec<Sample> {
             }),
             keys: json!({
                 "ha_proxy_server": "10.0.0.9:1080", "ha_proxy_source_address": "10.0.0.8",
+                "suspend_when_proxy_unhealthy": {
+                    "trigger": {"Threshold": "3/5m"}, "duration": "1m",
+                },
             }),
         },
         Sample {
@@ -345,7 +345,7 @@ fn egress() -> Vec<Sample> {
         Sample {
             options: &options::SUSPEND_RULE,
             parse: rendered::<EgressSource>,
-            wrap: |table| json!({"name": "n", "suspend_when_unplumbed": table}),
+            wrap: |table| json!({"name": "n", "source_address": "10.0.0.1", "suspend_when_unplumbed": table}),
             least: json!({"duration": 5}),
             keys: json!({"trigger": {"Threshold": "3/5m"}, "duration": "1m"}),
         },
@@ -381,6 +381,21 @@ fn proxied(keys: Value) -> String {
     let mut table = map(keys);
     table.insert("name".into(), "s".into());
     wrong::<EgressSource>(Value::Object(table))
+}
+
+#[test]
+fn what_can_never_apply_is_warned_about() {
+    let rule = json!({"duration": "1m"});
+    let warnings = |keys: Value| EgressSource::parse(map(keys)).unwrap().warnings;
+    for (key, lacks) in
+        [("suspend_when_unplumbed", "source_address"), ("suspend_when_proxy_unhealthy", "proxy")]
+    {
+        let expected = format!("{key}: it never applies, since the source has no {lacks}");
+        assert_eq!(warnings(json!({"name": "s", key: rule})), [expected]);
+    }
+    let files = json!({"listen": "127.0.0.1:1", "tls_certificate": "/c", "tls_private_key": "/k"});
+    let parsed = ProxyListener::parse(map(files)).unwrap();
+    assert_eq!(parsed.warnings, ["tls_certificate: nothing is encrypted without use_tls = true"]);
 }
 
 #[test]

@@ -65,6 +65,7 @@ impl Engine {
             attempts: admission.attempts,
             last: None,
             cleared: false,
+            paid: false,
             moves: 0,
             place: Place::Concluding,
         };

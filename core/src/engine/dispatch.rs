@@ -234,7 +234,10 @@ impl Engine {
         }
         let messages: Vec<MessageHandle> =
             self.ready[handle].messages.iter(&self.messages).collect();
-        messages.into_iter().for_each(|message| self.put_back(message));
+        for message in messages {
+            self.messages[message].paid = true;
+            self.put_back(message);
+        }
     }
 
     // ---- Rates -----------------------------------------------------------------------------------------
@@ -403,9 +406,7 @@ impl Engine {
         let why = |because| (Reason::SessionEnd, because);
         match cause {
             CloseCause::Done | CloseCause::Aborted => {}
-            CloseCause::ConnectFailed | CloseCause::AddressNotAvailable => {
-                self.connect_failed(handle, origin);
-            }
+            CloseCause::ConnectFailed => self.connect_failed(handle, origin),
             CloseCause::NoHosts => {
                 let (reason, because) = why(InsertReason::MxResolvedToZeroHosts);
                 self.fail_all(handle, &origin, &reason, because);

@@ -52,7 +52,7 @@ impl Engine {
                 ));
                 why.extend(queue.block.as_ref().map(describe));
                 why.extend(self.explain_routes(queue));
-                ("move to a ready queue".into(), self.armed(queue.armed))
+                ("move to a ready queue".into(), self.line_goes_on(queue))
             }
             Place::Asking => ("go on when policy has answered".into(), None),
             Place::Ready(ready) => {
@@ -87,7 +87,10 @@ impl Engine {
             let queue = &self.ready[*ready];
             return Some(Explanation {
                 subject: format!("ready queue {name}"),
-                next_action: format!("deliver {} messages", queue.messages.len()),
+                next_action: match queue.messages.len() {
+                    0 => "deliver what comes next".into(),
+                    count => format!("deliver {}", counted(count as u64, "message")),
+                },
                 earliest: self.armed(queue.armed).map(|at| self.wall(at)),
                 why: self.explain_ready(*ready),
             });
@@ -132,13 +135,18 @@ impl Engine {
             ));
             why.extend(first.last.map(|failure| describe_failure(first.attempts, failure)));
         }
-        let armed = self.armed(queue.armed);
-        let (next_action, earliest) = match first {
-            _ if queue.count == 0 => ("be forgotten, since it is empty".into(), armed),
-            Some(first) if queue.waiting.len() == 0 => {
+        let (next_action, earliest) = match (first, queue.waiting.len()) {
+            _ if queue.count == 0 => {
+                ("be forgotten, since it is empty".into(), self.armed(queue.armed))
+            }
+            (Some(first), 0) => {
                 ("promote the first message when it is due".into(), self.armed(first.due))
             }
-            _ => (format!("promote its {} due messages", queue.waiting.len()), armed),
+            (None, 0) => ("wait for what its ready queues have in hand".into(), None),
+            (_, due) => (
+                format!("promote its {}", counted(due as u64, "due message")),
+                self.line_goes_on(queue),
+            ),
         };
         Explanation {
             subject: format!("scheduled queue {}", queue.name),
@@ -187,16 +195,19 @@ impl Engine {
             .collect();
         let source = *self.source_by_name.get(name)?;
         let suspended = self.sources[source].suspension();
-        let (next_action, first) = match suspended {
-            Some(suspension) => ("be used again".to_string(), Some(suspension.ends)),
-            None => {
-                let armed = |ready: &ReadyHandle| self.armed(self.ready[*ready].armed);
-                let first = of_source.iter().filter_map(armed).min();
-                (format!("send from {} ready queues", of_source.len()), first)
+        let has_mail = |ready: &&ReadyHandle| self.ready[**ready].messages.len() > 0;
+        let with_mail: Vec<&ReadyHandle> = of_source.iter().filter(has_mail).collect();
+        let (next_action, first) = match (suspended, with_mail.len()) {
+            (Some(suspension), _) => ("be used again".to_string(), Some(suspension.ends)),
+            (None, 0) => ("send what comes next".into(), None),
+            (None, count) => {
+                let armed = |ready: &&ReadyHandle| self.armed(self.ready[**ready].armed);
+                let first = with_mail.iter().filter_map(armed).min();
+                (format!("send from {}", counted(count as u64, "ready queue")), first)
             }
         };
         let mut why: Vec<String> = self.describe_suspension(source).into_iter().collect();
-        why.extend(of_source.iter().flat_map(|ready| self.explain_ready(*ready)));
+        why.extend(of_source.iter().flat_map(|ready| self.explain_ready_alone(*ready)));
         Some(Explanation {
             subject: format!("egress source {name}"),
             next_action,
@@ -206,22 +217,32 @@ impl Engine {
     }
 
     fn explain_ready(&self, handle: ReadyHandle) -> Vec<String> {
+        let mut why = self.explain_ready_alone(handle);
+        why.extend(self.describe_suspension(self.ready[handle].of));
+        why
+    }
+
+    /// Without its source.
+    fn explain_ready_alone(&self, handle: ReadyHandle) -> Vec<String> {
         let ready = &self.ready[handle];
         let mut why = vec![format!(
-            "ready queue {} has {} messages, {} connections, {} deliveries under way",
+            "ready queue {} has {}, {}, {} under way",
             ready.name,
-            ready.messages.len(),
-            ready.sessions.len(),
-            ready.in_flight
+            counted(ready.messages.len() as u64, "message"),
+            counted(ready.sessions.len() as u64, "connection"),
+            match ready.in_flight {
+                1 => "1 delivery".to_string(),
+                count => format!("{count} deliveries"),
+            },
         )];
         if let Some(suspension) = &ready.suspension {
             let until = self.when(suspension.ends);
             why.push(format!("it is suspended until {until}: {}", suspension.entry.reason));
         }
-        why.extend(self.describe_suspension(ready.of));
         why.extend(ready.held.as_ref().map(|held| self.describe_held(held)));
         if ready.consecutive_failures > 0 {
-            why.push(format!("the last {} connections failed", ready.consecutive_failures));
+            let failed = counted(ready.consecutive_failures, "connection");
+            why.push(format!("the last {failed} failed"));
         }
         why
     }
@@ -242,6 +263,11 @@ impl Engine {
         }
     }
 
+    /// When the line of a scheduled queue moves again, as far as that is known.
+    fn line_goes_on(&self, queue: &ScheduledQueue) -> Option<Mono> {
+        self.armed(if queue.block.is_some() { queue.block_ends } else { queue.armed })
+    }
+
     fn armed(&self, at: Mono) -> Option<Mono> {
         (at != super::timers::NEVER).then_some(at)
     }
@@ -257,6 +283,11 @@ impl Engine {
             None => "a time that isn't known yet".into(),
         }
     }
+}
+
+fn counted(count: u64, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
 
 fn describe_failure(attempt: u16, failure: Failure) -> String {

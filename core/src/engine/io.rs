@@ -297,8 +297,6 @@ pub enum CloseCause {
     Prohibited,
     /// Every address is in `skip_hosts`.
     Skipped,
-    /// The local address isn't there.
-    AddressNotAvailable,
     Aborted,
 }
 

@@ -5,6 +5,7 @@ use super::{AdminEntry, Block, Engine, Held, ReadySuspension};
 use crate::source_health::SourceFailure;
 use crate::time::Wall;
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -54,7 +55,9 @@ pub struct ReadySummary {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SourceSummary {
     pub name: String,
+    /// What destinations see, if that is known beforehand.
     pub address: Option<String>,
+    pub proxy: Option<String>,
     pub suspension: Option<SuspensionSummary>,
     /// One for each class of failure.
     pub classes: Vec<ClassSummary>,
@@ -153,7 +156,11 @@ impl Engine {
         };
         let summary = |source: &Source| SourceSummary {
             name: source.name.as_ref().into(),
-            address: source.config.source_address.map(|address| address.to_string()),
+            address: source.config.egress_address().map(|address| address.to_string()),
+            proxy: source
+                .config
+                .proxy()
+                .map(|proxy| format!("{} {}", proxy.protocol(), proxy.server())),
             suspension: source.suspension().map(|suspension| SuspensionSummary {
                 reason: suspension.reason,
                 since: wall(suspension.since),

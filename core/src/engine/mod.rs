@@ -94,6 +94,8 @@ pub struct Engine {
     ready_by_name: Map<Arc<str>, ReadyHandle>,
     sources: Arena<Source>,
     source_by_name: Map<Arc<str>, SourceHandle>,
+    /// Until then, looking for sources to be forgotten would be in vain.
+    sources_full_until: Mono,
     sessions: BTreeMap<SessionId, Session>,
     pools: BTreeMap<Arc<str>, Pool>,
     leases: BTreeMap<Arc<str>, Lease>,
@@ -135,6 +137,7 @@ impl Engine {
             ready_by_name: seeded(seed),
             sources: Arena::default(),
             source_by_name: seeded(seed),
+            sources_full_until: Mono(0),
             sessions: BTreeMap::new(),
             pools: BTreeMap::new(),
             leases: BTreeMap::new(),

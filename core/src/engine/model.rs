@@ -97,6 +97,8 @@ pub(super) struct Message {
     pub last: Option<Failure>,
     /// `throttle_insert_ready_queue` has let it pass.
     pub cleared: bool,
+    /// It was promoted and given back untried: its queue's `max_message_rate` has counted it.
+    pub paid: bool,
     /// Counts its moves: an entry of a line with another count is stale.
     pub moves: u32,
     pub place: Place,
@@ -273,6 +275,8 @@ pub(super) struct ScheduledQueue {
     pub waiting: Line,
     /// While set, the line stands still; `armed` or an event ends it.
     pub block: Option<Block>,
+    /// When the block ends if nothing happens before.
+    pub block_ends: Mono,
     /// All messages, whatever their place.
     pub first: Option<MessageHandle>,
     pub count: u64,
@@ -298,6 +302,7 @@ impl ScheduledQueue {
             throttle: Throttle::default(),
             waiting: Line::default(),
             block: None,
+            block_ends: NEVER,
             first: None,
             count: 0,
             promoted: 0,

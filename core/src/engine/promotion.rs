@@ -50,8 +50,9 @@ impl Engine {
             let Err(Blocked { block, until }) = self.promote(queue, message) else { continue };
             self.count_block(&block, was.as_ref());
             self.record_block(message, &block, was.as_ref());
-            self.queues[queue].block = Some(block);
-            self.arm_scheduled(queue, until);
+            let look_again = self.look_at_pool_again(queue, &block);
+            (self.queues[queue].block, self.queues[queue].block_ends) = (Some(block), until);
+            self.arm_scheduled(queue, until.min(look_again));
             return;
         }
         if self.queues[queue].count > 0 {
@@ -61,6 +62,22 @@ impl Engine {
                 _ => NEVER,
             };
             self.arm_scheduled(queue, again);
+        }
+    }
+
+    /// When a line that waits for a way out asks for its pool anew, which may have got another.
+    fn look_at_pool_again(&mut self, queue: QueueHandle, block: &Block) -> Mono {
+        if !matches!(block, Block::NoEligibleSource | Block::ReadyQueuesFull) {
+            return NEVER;
+        }
+        let config = self.queues[queue].config.value.as_ref().expect("its pool was looked at");
+        let pool = self.pools.get_mut(pool_of(config)).expect("its pool was looked at");
+        match pool.resolved.asked {
+            Some(_) => {
+                pool.waiters.insert(queue);
+                NEVER
+            }
+            None => pool.resolved.good_until,
         }
     }
 
@@ -118,7 +135,9 @@ impl Engine {
             return Ok(());
         }
         self.check_suspension(queue)?;
-        self.check_queue_rate(queue, &config)?;
+        if !self.messages[message].paid {
+            self.check_queue_rate(queue, &config)?;
+        }
         if self.config.asks_throttle_insert && !self.messages[message].cleared {
             return self.ask_throttle_insert(queue, message);
         }
@@ -162,7 +181,8 @@ impl Engine {
         };
         let ready = self.queues[queue].routes[route].ready;
         self.take_selection_tokens(ready);
-        if let Some(rate) = &config.max_message_rate {
+        let paid = core::mem::take(&mut self.messages[message].paid);
+        if let (Some(rate), false) = (&config.max_message_rate, paid) {
             self.queues[queue].throttle.take(rate, self.now.mono);
         }
         self.messages[message].cleared = false;
@@ -425,7 +445,7 @@ impl Engine {
             protocol: Arc::new(config.protocol.clone()),
         };
         let pool_name: Arc<str> = pool.pool.name.as_ref().into();
-        let mut routes = Vec::with_capacity(pool.sources.len());
+        let mut routes: Vec<Route> = Vec::with_capacity(pool.sources.len());
         for (entry, source) in pool.pool.entries.iter().zip(&pool.sources) {
             if entry.weight == 0 {
                 continue;
@@ -434,7 +454,10 @@ impl Engine {
             let of = self.ready[ready].of;
             routes.push(Route { of, weight: entry.weight, credit: 0, ready, in_line: false });
         }
-        spread(&mut routes, &mut self.route_random);
+        let old = core::mem::take(&mut self.queues[queue].routes);
+        if !keep_turns(&old, &mut routes) {
+            spread(&mut routes, &mut self.route_random);
+        }
         self.queues[queue].routes = routes;
         Ok(())
     }
@@ -448,7 +471,11 @@ impl Engine {
     ) -> Result<ReadyHandle, Blocked> {
         let name = format!("{}->{}@{}", source.name, end.site, short_name(&end.protocol));
         let name: Arc<str> = name.into();
-        let of = self.source(source);
+        let of = self.source(source).ok_or_else(|| {
+            let why = format!("more than {} egress sources are in use", limits::SOURCES).into();
+            let until = self.now.mono + Duration::from_secs(60);
+            Blocked { block: Block::PoolFailed { why }, until }
+        })?;
         if let Some(found) = self.ready_by_name.get(&name) {
             let ready = &mut self.ready[*found];
             (ready.hosts, ready.protocol) = (end.hosts.clone(), end.protocol.clone());
@@ -476,6 +503,7 @@ impl Engine {
 
     fn choose_route(&mut self, queue: QueueHandle) -> Choice {
         let mut eligible = Vec::new();
+        // Of which policy hasn't said anything yet. They get their turn; who waits for one of them waits for policy.
         let mut unheard = Vec::new();
         let mut full = false;
         let mut unknown = None;
@@ -488,15 +516,22 @@ impl Engine {
                     self.stand_in_line(queue, at);
                 }
                 Some(Obstacle::Unknown(blocked)) => {
-                    unknown = Some(blocked);
-                    unheard.push(at);
                     self.stand_in_line(queue, at);
+                    let ready = self.queues[queue].routes[at].ready;
+                    if self.ready[ready].path.failures == 0 {
+                        unheard.push(at);
+                        unknown = Some(blocked);
+                    } else {
+                        unknown = unknown.or(Some(blocked));
+                    }
                 }
                 Some(Obstacle::Until(until)) => earliest = earliest.min(until),
             }
         }
-        if !eligible.is_empty() {
-            return Choice::Take(self.take_turn(queue, &eligible, &unheard));
+        if !eligible.is_empty()
+            && let Some(taken) = self.take_turn(queue, &eligible, &unheard)
+        {
+            return Choice::Take(taken);
         }
         let mut blocked = unknown.unwrap_or_else(|| {
             until_told(if full { Block::ReadyQueuesFull } else { Block::NoEligibleSource })
@@ -505,24 +540,30 @@ impl Engine {
         Choice::Blocked(blocked)
     }
 
-    /// Smooth weighted round robin among those that can be taken. `unheard`: of which policy hasn't said enough yet, which get their turn later,
-    /// for a round at most.
-    fn take_turn(&mut self, queue: QueueHandle, eligible: &[usize], unheard: &[usize]) -> usize {
+    /// Smooth weighted round robin among those that can be taken and those that aren't heard of yet; `None` if it is the turn of one of these.
+    fn take_turn(
+        &mut self,
+        queue: QueueHandle,
+        eligible: &[usize],
+        unheard: &[usize],
+    ) -> Option<usize> {
         let routes = &mut self.queues[queue].routes;
+        let asked = |routes: &[Route], at: usize| routes[at].credit + i128::from(routes[at].weight);
+        let best = |best: usize, at: usize| {
+            if asked(routes, at) > asked(routes, best) { at } else { best }
+        };
+        let all = eligible.iter().chain(unheard);
+        let chosen = all.clone().copied().reduce(best).expect("one at least is eligible");
+        if unheard.contains(&chosen) {
+            return None;
+        }
         let mut total = 0;
-        for at in eligible.iter().chain(unheard) {
+        for at in all {
             routes[*at].credit += i128::from(routes[*at].weight);
             total += i128::from(routes[*at].weight);
         }
-        for at in unheard {
-            routes[*at].credit = routes[*at].credit.min(total);
-        }
-        let best = |best: usize, at: usize| {
-            if routes[at].credit > routes[best].credit { at } else { best }
-        };
-        let chosen = eligible.iter().copied().reduce(best).expect("one at least is eligible");
         routes[chosen].credit -= total;
-        chosen
+        Some(chosen)
     }
 
     fn obstacle(&mut self, queue: QueueHandle, at: usize) -> Option<Obstacle> {
@@ -719,6 +760,19 @@ fn site_without_dns(queue: &str, config: &QueueConfig) -> Option<Site> {
             Some(found((destination.into(), super::Hosts::default())))
         }
     }
+}
+
+/// Of routes that are the same as before, in all that the round robin knows: it goes on where it was. A source's own options, its secrets
+/// among them, have no part in it.
+fn keep_turns(old: &[Route], new: &mut [Route]) -> bool {
+    let what = |route: &Route| (route.ready, route.weight);
+    let are_same = old.len() == new.len() && old.iter().map(what).eq(new.iter().map(what));
+    if are_same {
+        new.iter_mut().zip(old).for_each(|(new, old)| {
+            (new.credit, new.in_line) = (old.credit, old.in_line);
+        });
+    }
+    are_same
 }
 
 /// Starts the round robin at a random point, so that many queues of one pool don't all begin with its heaviest source.

@@ -3,16 +3,19 @@
 //! can leave another way does so at once. When a source is suspended is [`crate::source_health`]'s to say.
 use super::model::*;
 use super::timers::{NEVER, Timer};
-use super::{AdminReply, Engine, Output};
+use super::{AdminReply, Engine, Output, ResolvedPool};
 use crate::config::EgressSource;
 use crate::id::SessionId;
 use crate::limits;
 use crate::marks::{Mark, reached};
 use crate::source_health::{SourceEdge, SourceFailure, SourceHealth, Suspension};
-use crate::time::Mono;
+use crate::time::{Duration, Mono};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
+
+/// Between two searches for sources that nothing uses.
+const SCAN_AGAIN: Duration = Duration::from_secs(60);
 
 pub(super) type SourceHandle = super::arena::Handle<Source>;
 
@@ -33,14 +36,17 @@ impl Source {
 }
 
 impl Engine {
-    /// Finds or makes it.
-    pub(super) fn source(&mut self, config: &Arc<EgressSource>) -> SourceHandle {
+    /// Finds or makes it; `None`: there are too many.
+    pub(super) fn source(&mut self, config: &Arc<EgressSource>) -> Option<SourceHandle> {
         if let Some(found) = self.source_by_name.get(&*config.name) {
             self.sources[*found].config = config.clone();
-            return *found;
+            return Some(*found);
         }
         if self.sources.len() >= limits::SOURCES {
             self.forget_unused_sources();
+        }
+        if self.sources.len() >= limits::SOURCES {
+            return None;
         }
         let name: Arc<str> = config.name.as_ref().into();
         let source = Source {
@@ -51,11 +57,15 @@ impl Engine {
         };
         let handle = self.sources.insert(source);
         self.source_by_name.insert(name, handle);
-        handle
+        Some(handle)
     }
 
-    /// There are no more ready queues than their own limit, so that this makes room.
+    /// Goes through all there is, so not again at once if it was in vain.
     fn forget_unused_sources(&mut self) {
+        if self.now.mono < self.sources_full_until {
+            return;
+        }
+        self.sources_full_until = self.now.mono + SCAN_AGAIN;
         let mut used: Vec<SourceHandle> = self.ready.iter().map(|(_, ready)| ready.of).collect();
         let routes = self.queues.iter().flat_map(|(_, queue)| &queue.routes);
         used.extend(routes.map(|route| route.of));
@@ -107,7 +117,7 @@ impl Engine {
         of.map(|(handle, _)| handle).collect()
     }
 
-    /// Its messages may have another way out, and what it is opening leads nowhere.
+    /// Its messages may have another way out, and what it is opening leads nowhere. Who waits for room in it waits for something else now.
     fn clear_out(&mut self, ready: ReadyHandle) {
         for session in self.ready[ready].sessions.clone() {
             if self.sessions[&session].state == SessionState::Opening {
@@ -115,6 +125,7 @@ impl Engine {
             }
         }
         self.give_back_all(ready);
+        self.call_up_all(ready);
     }
 
     pub(super) fn source_timer(&mut self, handle: SourceHandle) {
@@ -136,11 +147,23 @@ impl Engine {
 
     fn source_is_back(&mut self, handle: SourceHandle, edge: SourceEdge) {
         self.tell_source_edge(handle, edge);
+        self.forget_old_pools_with(handle);
         for ready in self.ready_queues_of(handle) {
             self.ready[ready].consecutive_failures = 0;
             self.list_ready(ready);
         }
         let may_go_on = [Block::NoEligibleSource, Block::ReadyQueuesFull];
         self.list_blocked(|block| may_go_on.contains(block));
+    }
+
+    /// What was wrong with the source may have been corrected in policy meanwhile: to try it once more as it was would suspend it once more.
+    fn forget_old_pools_with(&mut self, handle: SourceHandle) {
+        let (name, now) = (self.sources[handle].name.clone(), self.now.mono);
+        let has_it = |pool: &ResolvedPool| pool.sources.iter().any(|source| *source.name == *name);
+        for pool in self.pools.values_mut() {
+            if pool.resolved.is_old(now) && pool.resolved.value.as_deref().is_some_and(has_it) {
+                pool.resolved.value = None;
+            }
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! How one connection to a destination is tried by way of a proxy (seed.md 12.5; D19, D23): which of the proxy's addresses, how long each, and what
 //! their failures come to. Invariant: one attempt counts against its source once at most, however many addresses it tried.
+use super::ProxyServer;
 use crate::source_health::SourceFailure;
 use crate::time::Duration;
 use alloc::format;
@@ -62,15 +63,20 @@ pub fn share(left: Duration, candidates: usize) -> Duration {
     left / u32::try_from(candidates.max(1)).unwrap_or(u32::MAX)
 }
 
-/// Why an attempt failed all of whose candidates did, and whether it counts against its source.
-pub fn combine(source: &str, failures: &[Failure]) -> (String, Option<SourceFailure>) {
-    (text(source, failures), verdict(failures))
+/// Why an attempt failed all of whose candidates did, and whether it counts against its source. `proxy`: the source's, as policy names it.
+pub fn combine(
+    source: &str,
+    proxy: Option<&ProxyServer>,
+    failures: &[Failure],
+) -> (String, Option<SourceFailure>) {
+    (text(source, proxy, failures), verdict(failures))
 }
 
-fn text(source: &str, failures: &[Failure]) -> String {
-    match failures {
-        [only] => only.text.clone(),
-        all => {
+fn text(source: &str, proxy: Option<&ProxyServer>, failures: &[Failure]) -> String {
+    match (failures, proxy) {
+        ([only], None) => only.text.clone(),
+        ([only], Some(proxy)) => format!("proxy {proxy} of source {source}: {}", only.text),
+        (all, _) => {
             let each: Vec<String> = all
                 .iter()
                 .map(|failure| format!("{}: {}", failure.candidate, failure.text))
@@ -98,7 +104,7 @@ pub fn hint(failures: &[Blame]) -> &'static str {
     if all(Blame::Unplumbed) {
         "the source's address is on no interface of this host (`ip address add` puts it there): "
     } else if all(Blame::ProxyBind) {
-        "the source's address isn't on the proxy: "
+        "the proxy can't send from the source's address: "
     } else if all(Blame::Proxy) {
         "the source's proxy can't be reached: "
     } else {
@@ -144,9 +150,12 @@ mod tests {
 
     #[test]
     fn one_failure_is_told_as_it_is_and_several_with_their_addresses() {
-        let (text, _) = combine("s", &failures(&[Blame::Proxy]));
+        let (text, _) = combine("s", None, &failures(&[Blame::Other]));
         assert_eq!(text, "error 0");
-        let (text, _) = combine("s", &failures(&[Blame::Proxy, Blame::Other]));
+        let proxy: ProxyServer = "p.test:1080".parse().unwrap();
+        let (text, _) = combine("s", Some(&proxy), &failures(&[Blame::Proxy]));
+        assert_eq!(text, "proxy p.test:1080 of source s: error 0");
+        let (text, _) = combine("s", Some(&proxy), &failures(&[Blame::Proxy, Blame::Other]));
         let expected = "failed to connect via any of 2 candidate(s) for source s: 10.0.0.0:1080: error 0; 10.0.0.1:1080: error 1";
         assert_eq!(text, expected);
     }
@@ -165,7 +174,7 @@ mod tests {
             (vec![Other], None),
             (vec![Other, Unplumbed], None),
         ] {
-            assert_eq!(combine("s", &failures(&blames)).1, expected, "{blames:?}");
+            assert_eq!(combine("s", None, &failures(&blames)).1, expected, "{blames:?}");
         }
     }
 
@@ -174,6 +183,7 @@ mod tests {
         assert!(hint(&[Blame::Unplumbed, Blame::Unplumbed]).contains("ip address add"));
         assert!(hint(&[Blame::Proxy]).contains("can't be reached"));
         assert_eq!(hint(&[Blame::Proxy, Blame::Other]), "");
+        assert!(hint(&[Blame::ProxyBind]).contains("can't send from"));
         assert_eq!(hint(&[]), "");
     }
 
@@ -192,7 +202,7 @@ mod tests {
         #[test]
         fn what_has_nothing_to_do_with_proxies_never_speaks_against_one(which in prop::collection::vec(0..5usize, 0..8)) {
             let blames: Vec<Blame> = which.into_iter().map(|which| BLAMES[which]).collect();
-            let counts = combine("s", &failures(&blames)).1;
+            let counts = combine("s", None, &failures(&blames)).1;
             let of_proxy = blames.iter().any(|blame| matches!(blame, Blame::Proxy | Blame::ProxyBind));
             prop_assert_eq!(counts == Some(SourceFailure::ProxyUnhealthy), of_proxy);
         }

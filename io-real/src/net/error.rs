@@ -35,7 +35,8 @@ pub(super) fn source_error(remote: SocketAddr, source: IpAddr, error: &io::Error
     let tried = attempt(remote, Some(source));
     match kind(error) {
         NetErrorKind::AddressInUse => ports_used_up(&tried, error),
-        _ => net_error(tried, error),
+        NetErrorKind::AddressNotAvailable | NetErrorKind::Exhausted => net_error(tried, error),
+        _ => NetError { kind: NetErrorKind::Bind, ..net_error(tried, error) },
     }
 }
 
@@ -146,6 +147,10 @@ mod tests {
         let source = Some(SOURCE);
         let missing = source_error(REMOTE, SOURCE, &os(libc::EADDRNOTAVAIL));
         assert_eq!(missing.kind, NetErrorKind::AddressNotAvailable);
+        let without_scope = source_error(REMOTE, SOURCE, &os(libc::EINVAL));
+        assert_eq!(without_scope.kind, NetErrorKind::Bind);
+        let used_up = source_error(REMOTE, SOURCE, &os(libc::EMFILE));
+        assert_eq!(used_up.kind, NetErrorKind::Exhausted);
         for error in [
             source_error(REMOTE, SOURCE, &os(libc::EADDRINUSE)),
             connect_error(REMOTE, source, &os(libc::EADDRNOTAVAIL)),

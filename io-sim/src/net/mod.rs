@@ -289,6 +289,15 @@ impl SimNetwork {
         self.universe.faults.is_active(FaultKind::HostLostAddress, &address.to_string())
     }
 
+    /// Whether an address that somebody wants to send from is gone: for everybody who asks, so that one strike is counted for each.
+    pub(crate) fn lacks(&self, address: IpAddr) -> bool {
+        let is_lost = self.is_lost(address);
+        if is_lost {
+            self.universe.faults.strikes(FaultKind::HostLostAddress, &address.to_string());
+        }
+        is_lost
+    }
+
     /// Where a dial to `remote` comes from.
     fn source(&self, remote: IpAddr, wanted: Option<IpAddr>) -> Result<IpAddr, NetError> {
         match (self.who, wanted) {
@@ -312,12 +321,7 @@ impl SimNetwork {
             let why = format!("{from_to}: the two are of different families");
             return Err(failure(NetErrorKind::Unreachable, why));
         }
-        let is_lost = self.is_lost(wanted);
-        if is_lost {
-            // For the count: an address that is gone is gone for everybody who asks.
-            self.universe.faults.strikes(FaultKind::HostLostAddress, &wanted.to_string());
-        }
-        if is_lost || !self.is_interface(wanted) {
+        if self.lacks(wanted) || !self.is_interface(wanted) {
             let why = format!("{from_to}: no interface has the source address");
             return Err(failure(NetErrorKind::AddressNotAvailable, why));
         }

@@ -10,6 +10,7 @@ use crate::net::SimStream;
 use kumo_core::port::Stream;
 use kumo_core::random::Random;
 use kumo_core::time::Duration;
+use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::time::{sleep, timeout};
 
@@ -50,6 +51,7 @@ struct Transaction {
 
 pub struct Session {
     server: Arc<Server>,
+    client: IpAddr,
     wire: Wire<SimStream>,
     random: Random,
     greeted: bool,
@@ -67,6 +69,7 @@ impl Session {
     pub fn new(server: Arc<Server>, stream: SimStream, random: Random) -> Session {
         Session {
             server,
+            client: stream.peer_address().ip(),
             wire: Wire::new(stream),
             random,
             greeted: false,
@@ -556,7 +559,8 @@ impl Session {
             let onward = Onward { to, sender, recipients, content: content.clone() };
             tokio::spawn(forward(self.server.clone(), onward));
         }
-        let stored = Event::Sunk { submission, recipients, reply_lost, server, content };
+        let client = Some(self.client);
+        let stored = Event::Sunk { submission, recipients, reply_lost, server, client, content };
         self.server.write(stored);
     }
 }

@@ -216,8 +216,9 @@ impl<W: World> Link<W> {
     }
 
     /// The engine may end this session for it.
-    async fn source_failed(&self, failure: SourceFailure) {
+    async fn source_failed(&self, failure: SourceFailure, why: &str) {
         if self.fence.is_open() {
+            self.shared.source_failures.note(&self.target.source.name, failure, why);
             let session = self.id;
             self.shared.tell_engine(EngineInput::SourceFailed { session, failure }).await;
         }
@@ -501,11 +502,11 @@ enum Tried {
     Failed {
         why: String,
         blame: Blame,
+        /// What is broken is the way to all hosts.
+        is_cut_off: bool,
     },
     /// TLS doesn't work there: once more without.
-    BrokenTls {
-        why: String,
-    },
+    BrokenTls { why: String },
 }
 
 async fn smtp<W: World>(
@@ -528,6 +529,7 @@ async fn smtp<W: World>(
                 || path.remember_broken_tls.is_some();
             errors.push(format!("{}/{}: {why}", candidate.host, candidate.address.ip()));
             if !again {
+                blames.push(Blame::Other);
                 continue;
             }
             reached(Mark::TlsFallback);
@@ -535,9 +537,12 @@ async fn smtp<W: World>(
         }
         match tried {
             Tried::Ended(end) => return end,
-            Tried::Failed { why, blame } => {
+            Tried::Failed { why, blame, is_cut_off } => {
                 blames.push(blame);
                 errors.push(format!("{}/{}: {why}", candidate.host, candidate.address.ip()));
+                if is_cut_off {
+                    break;
+                }
             }
             Tried::BrokenTls { why } => {
                 blames.push(Blame::Other);
@@ -546,11 +551,7 @@ async fn smtp<W: World>(
         }
     }
     let hint = connect::hint(&blames);
-    let mut end = connect_failed(link, &format!("{hint}{}", errors.join(", ")));
-    if blames.contains(&Blame::Unplumbed) {
-        end.cause = CloseCause::AddressNotAvailable;
-    }
-    end
+    connect_failed(link, &format!("{hint}{}", errors.join(", ")))
 }
 
 async fn try_candidate<W: World>(
@@ -564,9 +565,9 @@ async fn try_candidate<W: World>(
         Ok(dialled) => dialled,
         Err(NotDialled { why, blame, counts }) => {
             if let Some(failure) = counts {
-                link.source_failed(failure).await;
+                link.source_failed(failure, &why).await;
             }
-            return Tried::Failed { why, blame };
+            return Tried::Failed { why, blame, is_cut_off: counts.is_some() };
         }
     };
     let Dialled { stream, rest, source_address } = dialled;
@@ -815,6 +816,14 @@ impl<W: World> Dialogue<'_, W> {
         self.handle(Input::TlsDone(done));
     }
 
+    /// What stands between: it may be what doesn't work.
+    fn by_way_of(&self) -> String {
+        let source = &self.link.target.source;
+        source.proxy().map_or(String::new(), |proxy| {
+            format!(" (by way of proxy {} of source {})", proxy.server(), source.name)
+        })
+    }
+
     async fn closed(mut self, closed: Closed) -> Tried {
         if let Some(mut stream) = self.stream.take() {
             let _ = timeout(GOODBYE, stream.shutdown()).await;
@@ -822,7 +831,8 @@ impl<W: World> Dialogue<'_, W> {
         match closed {
             Closed::NeverReady { why, tls_failed: true } => Tried::BrokenTls { why },
             Closed::NeverReady { why, tls_failed: false } => {
-                Tried::Failed { why, blame: Blame::Other }
+                let why = format!("{why}{}", self.by_way_of());
+                Tried::Failed { why, blame: Blame::Other, is_cut_off: false }
             }
             Closed::Broken { why } => {
                 tracing::debug!(ready_queue = %self.link.target.ready_queue, "connection lost: {why}");

@@ -4,6 +4,7 @@
 use crate::client::Link;
 use crate::world::World;
 use bytes::BytesMut;
+use kumo_core::config::EgressSource;
 use kumo_core::config::egress::IpLookupStrategy;
 use kumo_core::config::source::Proxy;
 use kumo_core::log::SourceAddress;
@@ -15,6 +16,9 @@ use kumo_core::source_health::SourceFailure;
 use kumo_core::time::{Duration, Mono};
 use std::net::{IpAddr, SocketAddr};
 use tokio::time::timeout;
+
+/// After looking a proxy's name up, at least so much of `connect_timeout` has to be left to judge the proxy by.
+const LEFT_TO_CONNECT: Duration = Duration::from_secs(1);
 
 type StreamOf<W> = <<W as World>::Network as Network>::Stream;
 
@@ -37,8 +41,10 @@ impl NotDialled {
         NotDialled { why, blame: Blame::Other, counts: None }
     }
 
-    fn of(source: &str, failures: &[Failure]) -> NotDialled {
-        let (why, counts) = connect::combine(source, failures);
+    fn of(source: &EgressSource, failures: &[Failure]) -> NotDialled {
+        let proxy = source.proxy();
+        let proxy = proxy.as_ref().map(Proxy::server);
+        let (why, counts) = connect::combine(&source.name, proxy, failures);
         let first = failures.first().map_or(Blame::Other, |failure| failure.blame);
         let blame =
             if failures.iter().all(|one| one.blame == first) { first } else { Blame::Other };
@@ -70,7 +76,7 @@ async fn straight<W: World>(
             });
             Ok(Dialled { stream, rest: BytesMut::new(), source_address })
         }
-        Err(failure) => Err(NotDialled::of(&link.target.source.name, &[failure])),
+        Err(failure) => Err(NotDialled::of(&link.target.source, &[failure])),
     }
 }
 
@@ -89,6 +95,7 @@ async fn connection<W: World>(
         Ok(Err(NetError { kind, text })) => {
             let blame = match kind {
                 NetErrorKind::AddressNotAvailable => Blame::Unplumbed,
+                NetErrorKind::Bind => Blame::Bind,
                 // Our own want speaks against nobody.
                 NetErrorKind::Exhausted => Blame::Other,
                 _ => blame,
@@ -114,6 +121,13 @@ async fn through<W: World>(
     check_family(&source.name, remote, proxy).map_err(NotDialled::before_dialling)?;
     let candidates = candidates(link, proxy, deadline).await;
     let candidates = candidates.map_err(NotDialled::before_dialling)?;
+    if deadline.since(link.shared.now().mono)
+        < LEFT_TO_CONNECT.min(link.target.path.connect_timeout / 10)
+    {
+        // What would follow could only be blamed on the proxy.
+        let why = format!("timeout resolving {} for source {}", proxy.server(), source.name);
+        return Err(NotDialled::before_dialling(why));
+    }
     let mut failures = Vec::with_capacity(candidates.len());
     for (tried, candidate) in candidates.iter().enumerate() {
         let left = deadline.since(link.shared.now().mono);
@@ -128,7 +142,7 @@ async fn through<W: World>(
             }
         }
     }
-    Err(NotDialled::of(&source.name, &failures))
+    Err(NotDialled::of(source, &failures))
 }
 
 /// A proxy doesn't translate between families.
@@ -207,21 +221,15 @@ async fn through_one<W: World>(
             shake(stream, Request { destination: remote, source, credentials }, left).await
         }
     };
-    let (stream, rest, from) = shaken.map_err(|(blame, text)| Failure {
-        candidate,
-        blame,
-        text: format!("proxy {} of source {}: {text}", proxy.server(), link.target.source.name),
-    })?;
-    let protocol = match proxy {
-        Proxy::HaProxy { .. } => "haproxy",
-        Proxy::Socks5 { .. } => "socks5",
-    };
-    let source_address = from.map(|from| SourceAddress {
-        address: from.to_string(),
+    let (stream, rest, from) =
+        shaken.map_err(|(blame, text)| Failure { candidate, blame, text })?;
+    let source_address = SourceAddress {
+        // One that chooses its address and doesn't tell it sends from its own, as far as one can know.
+        address: from.map_or(candidate.ip().to_string(), |from| from.to_string()),
         server: Some(candidate.to_string()),
-        protocol: Some(protocol.into()),
-    });
-    Ok(Dialled { stream, rest, source_address })
+        protocol: Some(proxy.protocol().into()),
+    };
+    Ok(Dialled { stream, rest, source_address: Some(source_address) })
 }
 
 /// The connection, what came with the last answer, and the address that the destination sees.
@@ -246,13 +254,15 @@ async fn shake<S: Stream>(mut stream: S, request: Request, patience: Duration) -
     let shaking = handshake_over(&mut stream, &mut handshake);
     match timeout(patience, shaking).await {
         Ok(Ok((rest, from))) => {
-            let from = from.or(asked_from).or(stream.local_address());
+            let from = from.or(asked_from);
             Ok((stream, BytesMut::from(&rest[..]), from))
         }
         Ok(Err(failed)) => Err(failed),
         Err(_) => {
             let stage = handshake.where_it_stood();
-            Err((Blame::Proxy, format!("nothing came within {patience:?} {stage}")))
+            let patience = Duration::from_millis(patience.as_millis() as u64);
+            let text = format!("nothing came within {patience:?} {stage}");
+            Err((handshake.blame_of_silence(), text))
         }
     }
 }

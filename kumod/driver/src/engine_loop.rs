@@ -188,7 +188,7 @@ impl<W: World> EngineLoop<W> {
                 // Who asked may be gone.
                 let _ = waiting.send(reply);
             }
-            Output::SourceChanged { source, edge } => log_source(&source, edge),
+            Output::SourceChanged { source, edge } => self.log_source(&source, edge),
             Output::Stopped => {
                 let stopped = self.stopped.take().expect("the engine stops once");
                 let _ = stopped.send(());
@@ -204,7 +204,7 @@ impl<W: World> EngineLoop<W> {
     fn abort(&mut self, session: SessionId, phase: &str) {
         let task = self.session(session);
         let Some(fenced) = task.fence() else { return };
-        tracing::info!(session = session.0, phase, "outgoing session aborted");
+        tracing::debug!(session = session.0, phase, "outgoing session aborted");
         if let Some(outstanding) = fenced.outstanding {
             let outcome = if outstanding.body_began { Outcome::Unknown } else { Outcome::Returned };
             let outcomes = Outcomes::Uniform(outcome);
@@ -214,18 +214,27 @@ impl<W: World> EngineLoop<W> {
         self.own.push_back(Input::SessionClosed { session, cause: CloseCause::Aborted });
         self.sessions.remove(&session);
     }
-}
 
-fn log_source(source: &str, edge: SourceEdge) {
-    match edge {
-        SourceEdge::Suspended { reason, duration } => {
-            tracing::warn!(source, ?reason, ?duration, "egress source auto-suspended");
-        }
-        SourceEdge::Extended { reason, duration } => {
-            tracing::debug!(source, ?reason, ?duration, "egress source suspension extended");
-        }
-        SourceEdge::Cleared { reason } => {
-            tracing::info!(source, ?reason, "egress source auto-suspension cleared");
+    fn log_source(&self, source: &str, edge: SourceEdge) {
+        let why = |reason| self.shared.source_failures.last(source, reason).unwrap_or_default();
+        match edge {
+            SourceEdge::Suspended { reason, duration } => {
+                let why = why(reason);
+                tracing::warn!(source, ?reason, ?duration, why, "egress source auto-suspended");
+            }
+            SourceEdge::Extended { reason, duration } => {
+                let why = why(reason);
+                tracing::debug!(
+                    source,
+                    ?reason,
+                    ?duration,
+                    why,
+                    "egress source suspension extended"
+                );
+            }
+            SourceEdge::Cleared { reason } => {
+                tracing::info!(source, ?reason, "egress source auto-suspension cleared");
+            }
         }
     }
 }

@@ -38,6 +38,7 @@ pub mod record;
 mod sender;
 mod server;
 mod shared;
+mod source_failures;
 #[cfg(test)]
 mod testing;
 pub mod world;

@@ -28,6 +28,7 @@ use kumo_core::marks::{Mark, reached};
 use kumo_core::message::Message;
 use kumo_core::port::{Family, Listener, NetError, Network, Spool, SpoolError, TlsAccept};
 use kumo_core::smtp::server::Submitted;
+use kumo_core::source_health::SourceFailure;
 use kumo_core::time::{Duration, Now};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -306,6 +307,11 @@ impl<W: World> Handle<W> {
     }
 
     /// Damaged messages that were met in this life, and why; the first of them if there are many.
+    /// The last failure of its class that spoke against a source, in words.
+    pub fn source_failure(&self, source: &str, failure: SourceFailure) -> Option<String> {
+        self.shared.source_failures.last(source, failure)
+    }
+
     pub fn quarantine(&self) -> Vec<(SpoolId, String)> {
         self.shared.quarantine.list()
     }

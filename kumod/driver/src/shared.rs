@@ -9,6 +9,7 @@ use crate::health::{Health, SpoolSettings};
 use crate::phase::{Course, Phase};
 use crate::quarantine::Quarantine;
 use crate::record::{RecordEvent, Recorder};
+use crate::source_failures::SourceFailures;
 use crate::world::World;
 use kumo_core::commit::{CommitOutcome, Work};
 use kumo_core::engine::Input;
@@ -81,6 +82,7 @@ pub(crate) struct Shared<W: World> {
     pub store_deadline: Duration,
     pub health: Health,
     pub quarantine: Quarantine,
+    pub source_failures: SourceFailures,
     pub engine: mpsc::Sender<Mail>,
     pub committer: mpsc::Sender<Submission>,
     /// Never longer than the engine's messages: one conclusion for each at a time.
@@ -149,6 +151,7 @@ impl<W: World> Shared<W> {
             store_deadline: parts.spool.store_deadline(),
             health,
             quarantine: Quarantine::default(),
+            source_failures: SourceFailures::default(),
             engine: parts.engine,
             committer: parts.committer,
             conclusions: parts.conclusions,

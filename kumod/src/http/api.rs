@@ -158,7 +158,10 @@ pub struct Sources {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Source {
     pub name: String,
+    /// What destinations see; `null`: the kernel's choice, or the proxy's.
     pub address: Option<String>,
+    /// `socks5` or `haproxy`, and where it is.
+    pub proxy: Option<String>,
     /// `null`: it is used.
     pub suspension: Option<SourceSuspension>,
     /// What spoke against it since the start, by class.
@@ -179,6 +182,8 @@ pub struct FailureClass {
     pub class: String,
     pub failures: u64,
     pub last: Option<Moment>,
+    /// The last one, in words.
+    pub why: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -12,10 +12,11 @@ use kumo_core::engine::{AdminCommand, AdminReply};
 pub async fn list(State(operations): State<Operations>) -> Result<Json<Sources>, ApiError> {
     let look = operations.handle.query(|engine, now| (engine.sources(), now)).await;
     let (sources, now) = look.ok_or_else(ApiError::stopping)?;
-    Ok(Json(Sources { sources: sources.into_iter().map(source).collect(), now: Moment(now.wall) }))
+    let sources = sources.into_iter().map(|summary| source(&operations, summary));
+    Ok(Json(Sources { sources: sources.collect(), now: Moment(now.wall) }))
 }
 
-fn source(summary: SourceSummary) -> Source {
+fn source(operations: &Operations, summary: SourceSummary) -> Source {
     let suspension = |suspension: SuspensionSummary| SourceSuspension {
         reason: suspension.reason.name().into(),
         since: Moment(suspension.since),
@@ -25,12 +26,14 @@ fn source(summary: SourceSummary) -> Source {
         class: class.failure.name().into(),
         failures: class.failures,
         last: class.last.map(Moment),
+        why: operations.handle.source_failure(&summary.name, class.failure),
     };
     Source {
-        name: summary.name,
-        address: summary.address,
-        suspension: summary.suspension.map(suspension),
         failures: summary.classes.iter().map(class).collect(),
+        suspension: summary.suspension.map(suspension),
+        address: summary.address,
+        proxy: summary.proxy,
+        name: summary.name,
     }
 }
 

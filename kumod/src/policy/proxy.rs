@@ -47,8 +47,6 @@ pub struct LoadedProxy {
     pub policy: ProxyPolicy,
     pub proxy_listeners: Vec<ProxyListener>,
     pub http_listeners: Vec<HttpListener>,
-    /// Each was logged already.
-    pub warnings: Vec<String>,
 }
 
 impl ProxyPolicy {
@@ -66,11 +64,10 @@ impl ProxyPolicy {
             place: Some(path.display().to_string()),
             text,
         })?;
-        let warnings = program.warnings();
         let judges_passwords = events.contains(events::PROXY_AUTH);
         let policy = ProxyPolicy { pool: Pool::new(program), judges_passwords };
         let Setup { proxy_listeners, http_listeners, .. } = setup;
-        Ok(LoadedProxy { policy, proxy_listeners, http_listeners, warnings })
+        Ok(LoadedProxy { policy, proxy_listeners, http_listeners })
     }
 
     /// Whether it has a handler for passwords.

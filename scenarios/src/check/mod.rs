@@ -159,6 +159,7 @@ impl<'l> Facts<'l> {
                 content,
                 reply_lost,
                 server,
+                ..
             } => {
                 let id = id_in(content);
                 let story = self.story(*submission);

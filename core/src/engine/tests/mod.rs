@@ -98,6 +98,7 @@ struct Bench {
     waiting: Vec<OpId>,
     busy: std::collections::BTreeSet<SessionId>,
     open: std::collections::BTreeMap<SessionId, String>,
+    opened_from: Vec<Option<core::net::IpAddr>>,
     most_open: std::collections::BTreeMap<String, usize>,
     asked: Vec<Question>,
     delivered_at: Vec<(Mono, String)>,
@@ -131,6 +132,7 @@ impl Bench {
             waiting: vec![],
             busy: Default::default(),
             open: Default::default(),
+            opened_from: vec![],
             most_open: Default::default(),
             asked: vec![],
             delivered_at: vec![],
@@ -182,6 +184,7 @@ impl Bench {
             }
             Output::Open { session, target } => {
                 self.open.insert(session, target.ready_queue.to_string());
+                self.opened_from.push(target.source.source_address);
                 let open = self.open.values().filter(|name| **name == *target.ready_queue).count();
                 let most = self.most_open.entry(target.ready_queue.to_string()).or_default();
                 *most = open.max(*most);

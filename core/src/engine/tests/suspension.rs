@@ -153,6 +153,143 @@ fn a_failure_of_a_session_that_is_gone_means_nothing() {
 }
 
 #[test]
+fn a_pool_that_gets_another_source_is_heard_of_within_its_ttl() {
+    for bumped in [false, true] {
+        let mut bench = bench(&[("bad", 1)], &[("bad", Unplumbed)]);
+        let first = bench.admit();
+        bench.outside.pool = vec![("bad", 1), ("good", 1)];
+        if bumped {
+            bench.input(Input::Admin { op: OpId(1 << 60), command: AdminCommand::BumpEpoch });
+        } else {
+            bench.pass(bench.outside.pool_ttl);
+        }
+        assert_eq!(bench.removed, [first], "bumped: {bumped}");
+    }
+}
+
+#[test]
+fn what_is_explained_is_the_end_of_the_suspension_and_not_the_next_look_at_the_pool() {
+    let mut bench = bench(&[("only", 1)], &[("only", Unplumbed)]);
+    let id = bench.admit();
+    let ends = bench.now.wall + WHILE;
+    bench.pass(3 * MINUTE);
+    assert_eq!(bench.engine.explain_message(id).unwrap().earliest, Some(ends));
+    let asked = bench.asked.iter().filter(|asked| matches!(asked, Question::Pool { .. }));
+    assert!((3..=5).contains(&asked.count()), "once a minute");
+}
+
+#[test]
+fn a_source_that_was_corrected_is_used_as_it_is_now() {
+    let corrected: core::net::IpAddr = [192, 0, 2, 9].into();
+    for resumed in [false, true] {
+        let mut bench = bench(&[("s", 1)], &[("s", Unplumbed)]);
+        let id = bench.admit();
+        bench.outside.source.source_address = Some(corrected);
+        bench.outside.broken.clear();
+        // Nothing is waiting that would have the pool asked for meanwhile.
+        bench.input(bounce_all());
+        assert_eq!(bench.removed, [id]);
+        bench.pass(5 * MINUTE);
+        if resumed {
+            let command = AdminCommand::ResumeSource { name: "s".into() };
+            bench.input(Input::Admin { op: OpId(1 << 60), command });
+        } else {
+            bench.pass(WHILE);
+        }
+        bench.admit();
+        assert_eq!(bench.opened_from.last(), Some(&Some(corrected)), "resumed: {resumed}");
+    }
+}
+
+/// Once, and not what comes later.
+fn bounce_all() -> Input {
+    let entry = entry("b", "example.com", Wall(0));
+    Input::Admin { op: OpId(1 << 60), command: AdminCommand::Bounce(entry) }
+}
+
+#[test]
+fn who_waited_for_room_is_told_that_the_source_is_suspended() {
+    let mut bench = bench(&[("only", 1)], &[]);
+    bench.outside.path.max_ready = 2;
+    bench.outside.path.connection_limit = LimitSpec { limit: 1, force_local: false };
+    bench.hold_deliveries = true;
+    let ids: Vec<SpoolId> = (0..10).map(|_| bench.admit()).collect();
+    assert_eq!(bench.engine.scheduled_queues()[0].blocked, Some(Block::ReadyQueuesFull));
+    bench.outside.broken = vec![("only", Unplumbed)];
+    bench.complete(Outcomes::Uniform(OK), false);
+    let queue = &bench.engine.scheduled_queues()[0];
+    assert_eq!((queue.blocked.clone(), queue.messages), (Some(Block::NoEligibleSource), 9));
+    let explained = bench.engine.explain_message(ids[9]).unwrap();
+    assert_eq!(explained.earliest, Some(bench.now.wall + WHILE));
+    assert!(bench.notes.iter().any(|(.., text)| text.contains("are eligible for selection")));
+}
+
+#[test]
+fn what_a_suspension_gives_back_pays_its_queue_s_rate_once() {
+    let mut bench = bench(&[("bad", 1), ("good", 1)], &[("bad", Unplumbed)]);
+    bench.outside.queue.max_message_rate = rate(4, 24 * 60 * MINUTE);
+    bench.outside.queue.max_message_rate.as_mut().unwrap().max_burst = None;
+    (0..4).for_each(|_| _ = bench.admit());
+    bench.pass(SECOND);
+    assert_eq!(bench.removed.len(), 4);
+    bench.admit();
+    bench.pass(SECOND);
+    assert_eq!(bench.removed.len(), 4, "the fifth is one too many");
+}
+
+#[test]
+fn a_changed_password_moves_nobody_s_turn() {
+    let weights = [("a", 1), ("b", 1), ("c", 1)];
+    let order = |password: Option<&str>| {
+        let mut bench = bench(&weights, &[]);
+        (0..4).for_each(|_| _ = bench.admit());
+        bench.outside.source.socks5_proxy_password = password.map(crate::config::Secret::new);
+        bench.pass(2 * MINUTE);
+        // The first has the pool asked for.
+        (0..8).for_each(|_| _ = bench.admit());
+        bench.delivered_at.into_iter().map(|(_, by)| by).collect::<Vec<String>>()
+    };
+    assert_eq!(order(None), order(Some("sesame")));
+}
+
+#[test]
+fn shares_are_exact_from_the_first_message_on() {
+    let mut bench = bench(&[("a", 3), ("b", 1)], &[]);
+    bench.unanswered =
+        |output| matches!(output, Output::Ask { question: Question::EgressPath { .. }, .. });
+    (0..400).for_each(|_| _ = bench.admit());
+    let asked = core::mem::take(&mut bench.waiting);
+    assert_eq!(asked.len(), 2);
+    // One path comes long before the other.
+    for op in asked {
+        assert!(bench.removed.len() <= 3, "nobody takes another's turn");
+        let answer = Answer::EgressPath(Box::new(bench.outside.path.clone()));
+        bench.input(Input::Answer { op, answer });
+    }
+    let of =
+        |source: &str| bench.delivered_at.iter().filter(|(_, by)| by.starts_with(source)).count();
+    assert_eq!((of("a->"), of("b->")), (300, 100));
+}
+
+#[test]
+fn a_source_whose_path_policy_fails_to_make_holds_nobody_up() {
+    let mut bench = bench(&[("a", 1), ("b", 3)], &[]);
+    bench.unanswered = |output| match output {
+        Output::Ask { question: Question::EgressPath { source, .. }, .. } => **source == *"b",
+        _ => false,
+    };
+    let ids: Vec<SpoolId> = (0..10).map(|_| bench.admit()).collect();
+    assert!(bench.removed.len() < 10);
+    let op = bench.waiting.remove(0);
+    bench.input(Input::Answer { op, answer: Answer::Failed { why: "tests".into() } });
+    assert_eq!(bench.removed, ids);
+    bench.pass(2 * SECOND);
+    let next = bench.admit();
+    assert_eq!(bench.waiting.len(), 1, "it is asked again");
+    assert_eq!(bench.removed.last(), Some(&next), "which nobody waits for any more");
+}
+
+#[test]
 fn five_to_two_to_three_is_exact() {
     let mut bench = bench(&[("a", 5), ("b", 2), ("c", 3)], &[]);
     (0..100).for_each(|_| _ = bench.admit());

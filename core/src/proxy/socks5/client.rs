@@ -103,7 +103,15 @@ impl Handshake {
     pub fn ended(&mut self) {
         if self.stage != Stage::Over {
             let text = format!("the connection was closed {}", self.where_it_stood());
-            self.fail(Blame::Proxy, text);
+            self.fail(self.blame_of_silence(), text);
+        }
+    }
+
+    /// Whom it speaks against if nothing more comes. A proxy that has done all else waits for the destination itself.
+    pub fn blame_of_silence(&self) -> Blame {
+        match self.stage {
+            Stage::Method | Stage::Password | Stage::Bind => Blame::Proxy,
+            Stage::Connect | Stage::Over => Blame::Other,
         }
     }
 
@@ -202,7 +210,13 @@ impl Handshake {
             (Stage::Bind, _) => {
                 let source =
                     self.request.source.map_or(String::new(), |source| format!("{source}"));
-                Err((Blame::ProxyBind, format!("it can't bind to {source}: {code}")))
+                let advice = match code {
+                    ReplyCode::COMMAND_NOT_SUPPORTED => {
+                        "; it doesn't know BIND, so that it alone can choose the address: leave socks5_proxy_source_address out"
+                    }
+                    _ => "",
+                };
+                Err((Blame::ProxyBind, format!("it can't bind to {source}: {code}{advice}")))
             }
             (_, ReplyCode::SUCCEEDED) => {
                 self.stage = Stage::Over;

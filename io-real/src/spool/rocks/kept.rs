@@ -94,9 +94,14 @@ pub(super) fn is_table(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "sst" || extension == "blob")
 }
 
+/// Of those that are still there when they are looked at.
 pub(super) fn octets_of_tables(database: &Path) -> io::Result<u64> {
     let tables = files(database)?.into_iter().filter(|file| is_table(file));
-    tables.map(|table| Ok(fs::metadata(table)?.len())).sum()
+    let octets = |table| match fs::metadata(table) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        known => Ok(known?.len()),
+    };
+    tables.map(octets).sum()
 }
 
 /// All that a database consists of.

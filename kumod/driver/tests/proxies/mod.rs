@@ -1,6 +1,7 @@
 //! Sources behind proxies: what the proxy is told, what the destination gets, and what is said when it doesn't work.
 use super::memory::Line;
 use super::*;
+use kumo_core::config::queue::{DeliveryProtocol, MxListEntry};
 use kumo_core::config::{Secret, SuspendRule, Trigger};
 use kumo_core::engine::listing::SourceSummary;
 use kumo_core::proxy::socks5::ReplyCode;
@@ -107,6 +108,27 @@ fn silent(_: Proxy, stream: Pipe) -> Serving {
     Box::pin(async move {
         tokio::time::sleep(PATIENCE).await;
         drop(stream);
+    })
+}
+
+/// Does all that is its own, and then waits for the destination.
+fn waiting(proxy: Proxy, mut stream: Pipe) -> Serving {
+    Box::pin(async move {
+        let mut machine = Server::new(Authentication::None);
+        let mut buffer = bytes::BytesMut::new();
+        loop {
+            match machine.poll() {
+                Some(Output::Send(octets)) => stream.write_all(&octets).await.unwrap(),
+                Some(Output::Bind(address)) => machine.bound(Ok(SocketAddr::new(address, 0))),
+                Some(Output::Connect { .. }) => return silent(proxy, stream).await,
+                Some(other) => panic!("{other:?}"),
+                None => {
+                    buffer.clear();
+                    stream.read(&mut buffer).await.unwrap();
+                    machine.handle(&buffer);
+                }
+            }
+        }
     })
 }
 
@@ -244,13 +266,44 @@ async fn a_proxy_that_is_silent_or_speaks_something_else_ends_in_time_and_counts
 }
 
 #[tokio::test]
+async fn a_proxy_that_waits_for_a_dead_destination_is_not_to_blame() {
+    for source in [None, Some(SOURCE.into())] {
+        let mut policy = behind_socks5();
+        policy.source.socks5_proxy_source_address = source;
+        policy.path.connect_timeout = Duration::from_millis(300);
+        let (line, source) = first_attempt(policy, &Proxy::default(), PROXY, waiting).await;
+        assert!(line.text.contains("before it answered CONNECT"), "{line:?}");
+        assert!(!line.text.contains("the source's proxy can't be reached"), "{line:?}");
+        assert_eq!(failures(&source), [0, 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_session_whose_proxy_is_dead_counts_once_and_tries_no_other_host() {
+    let mut policy = behind_socks5();
+    let DeliveryProtocol::Smtp { mx_list } = &mut policy.queue.protocol else { panic!("SMTP") };
+    let first = mx_list[0].clone();
+    let other = |last| MxListEntry {
+        name: format!("other-{last}.example").into(),
+        address: Some([192, 0, 2, last].into()),
+        ..first.clone()
+    };
+    mx_list.extend([other(101), other(102)]);
+    let (line, source) = first_attempt(policy, &Proxy::default(), "192.0.2.99:1", socks5).await;
+    assert_eq!(line.kind, RecordKind::TransientFailure);
+    assert!(line.text.contains("the source's proxy can't be reached: "), "{line:?}");
+    assert!(!line.text.contains("other-"), "{line:?}");
+    assert_eq!(failures(&source), [0, 1]);
+}
+
+#[tokio::test]
 async fn an_address_that_the_proxy_lacks_counts_and_a_family_that_doesnt_fit_is_skipped() {
     let proxy = Proxy { is_bare: true, ..Proxy::default() };
     let mut policy = behind_socks5();
     policy.source.socks5_proxy_source_address = Some(SOURCE.into());
     let (line, source) = first_attempt(policy, &proxy, PROXY, socks5).await;
     assert!(line.text.contains("can't bind to 192.0.2.71: address type not supported"), "{line:?}");
-    assert!(line.text.contains("the source's address isn't on the proxy: "), "{line:?}");
+    assert!(line.text.contains("the proxy can't send from the source's address: "), "{line:?}");
     assert_eq!(failures(&source), [0, 1]);
     let mut policy = behind_haproxy();
     let six: IpAddr = "2001:db8::7".parse().unwrap();

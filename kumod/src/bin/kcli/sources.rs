@@ -19,16 +19,35 @@ pub async fn list(server: &mut Server, form: Form) -> Result<String, Failure> {
 
 pub fn render(sources: &Sources) -> String {
     if sources.sources.is_empty() {
-        return "no egress source has been used since the start\n".into();
+        return "no message has needed an egress source since the start\n".into();
     }
     let rows = sources.sources.iter().map(|source| row(source, sources.now));
-    output::table(
-        ["SOURCE", "ADDRESS", "STATE", "SINCE", "ENDS IN>", "UNPLUMBED>", "PROXY UNHEALTHY>"],
+    let table = output::table(
+        [
+            "SOURCE",
+            "ADDRESS",
+            "PROXY",
+            "STATE",
+            "SINCE",
+            "ENDS IN>",
+            "UNPLUMBED>",
+            "PROXY UNHEALTHY>",
+        ],
         rows,
-    )
+    );
+    let reasons: String = sources.sources.iter().filter_map(reason).collect();
+    format!("{table}{reasons}")
 }
 
-fn row(source: &Source, now: Moment) -> [String; 7] {
+/// Below the table, since it is longer than a column.
+fn reason(source: &Source) -> Option<String> {
+    let suspension = source.suspension.as_ref()?;
+    let of_reason = source.failures.iter().find(|one| one.class == suspension.reason);
+    let why = of_reason?.why.as_deref()?;
+    Some(format!("{}: {}\n", output::plain(&source.name), output::plain(why)))
+}
+
+fn row(source: &Source, now: Moment) -> [String; 8] {
     let failures = |class: &str| {
         let found = source.failures.iter().find(|one| one.class == class);
         output::grouped(found.map_or(0, |one| one.failures))
@@ -42,6 +61,7 @@ fn row(source: &Source, now: Moment) -> [String; 7] {
     [
         source.name.clone(),
         output::or_dash(source.address.as_deref()),
+        output::or_dash(source.proxy.as_deref()),
         suspension.map_or("well".into(), |suspension| format!("SUSPENDED: {}", suspension.reason)),
         output::or_dash(since.as_deref()),
         output::or_dash(ends_in.as_deref()),

@@ -386,28 +386,39 @@ fn numbers_are_grouped() {
 #[test]
 fn sources_are_listed_with_what_speaks_against_them() {
     let moment = |seconds| Moment(Wall::from_unix_seconds(seconds));
-    let class = |class: &str, failures| FailureClass { class: class.into(), failures, last: None };
+    let class = |class: &str, failures, why: Option<&str>| FailureClass {
+        class: class.into(),
+        failures,
+        last: None,
+        why: why.map(Into::into),
+    };
     let well = Source {
         name: "ip-1".into(),
         address: Some("10.0.0.1".into()),
+        proxy: None,
         suspension: None,
-        failures: vec![class("Unplumbed", 0), class("ProxyUnhealthy", 0)],
+        failures: vec![class("Unplumbed", 0, None), class("ProxyUnhealthy", 1, Some("old"))],
     };
     let suspension =
         SourceSuspension { reason: "Unplumbed".into(), since: moment(30), until: moment(90) };
     let ill = Source {
         name: "ip-2".into(),
         address: None,
+        proxy: Some("socks5 p.test:1080".into()),
         suspension: Some(suspension),
-        failures: vec![class("Unplumbed", 1_234), class("ProxyUnhealthy", 0)],
+        failures: vec![class("Unplumbed", 1_234, Some("gone")), class("ProxyUnhealthy", 0, None)],
     };
     let mut sources = Sources { sources: vec![well, ill], now: moment(60) };
     assert_eq!(
         sources::render(&sources),
-        "SOURCE  ADDRESS   STATE                 SINCE                        ENDS IN  UNPLUMBED  PROXY UNHEALTHY\n\
-         ip-1    10.0.0.1  well                  -                                  -          0                0\n\
-         ip-2    -         SUSPENDED: Unplumbed  1970-01-01T00:00:30.000000Z      30s      1,234                0\n"
+        "SOURCE  ADDRESS   PROXY               STATE                 SINCE                        ENDS IN  UNPLUMBED  PROXY UNHEALTHY\n\
+         ip-1    10.0.0.1  -                   well                  -                                  -          0                1\n\
+         ip-2    -         socks5 p.test:1080  SUSPENDED: Unplumbed  1970-01-01T00:00:30.000000Z      30s      1,234                0\n\
+         ip-2: gone\n"
     );
     sources.sources.clear();
-    assert_eq!(sources::render(&sources), "no egress source has been used since the start\n");
+    assert_eq!(
+        sources::render(&sources),
+        "no message has needed an egress source since the start\n"
+    );
 }

@@ -48,8 +48,12 @@ async fn serve(arguments: &Arguments) -> Result<(), String> {
         },
     )?;
     let configuration = Configuration::read(arguments).await?;
-    let server = Server::start(configuration, diagnostics).await?;
-    signals.wait().await;
+    let mut server = Server::start(configuration, diagnostics).await?;
+    tokio::select! {
+        biased;
+        () = signals.wait() => {}
+        why = server.broke() => return Err(why),
+    }
     tracing::info!("stopping");
     tokio::select! {
         biased;
@@ -81,7 +85,7 @@ impl Configuration {
 
     async fn of_policy(path: &std::path::Path) -> Result<Configuration, String> {
         let loaded = ProxyPolicy::load(path, PolicyOptions::default()).await;
-        let LoadedProxy { policy, proxy_listeners, http_listeners, .. } =
+        let LoadedProxy { policy, proxy_listeners, http_listeners } =
             loaded.map_err(|error| error.to_string())?;
         Ok(Configuration { policy: Some(policy), proxy: proxy_listeners, http: http_listeners })
     }

@@ -55,7 +55,13 @@ impl From<NetError> for Refused {
 pub fn can_bind(source: IpAddr) -> Result<(), Refused> {
     let socket = if source.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
     let bound = socket.and_then(|socket| socket.bind(SocketAddr::new(source, 0)));
-    bound.map_err(|error| {
+    bound.or_else(|error| {
+        // Our own want says nothing about the address: connecting will tell.
+        if let Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) =
+            error.raw_os_error()
+        {
+            return Ok(());
+        }
         let (code, advice) = match error.kind() {
             std::io::ErrorKind::AddrNotAvailable => (
                 ReplyCode::ADDRESS_NOT_SUPPORTED,
@@ -63,7 +69,7 @@ pub fn can_bind(source: IpAddr) -> Result<(), Refused> {
             ),
             _ => (ReplyCode::GENERAL_FAILURE, ""),
         };
-        Refused { code, text: format!("bind to {source}: {error}{advice}") }
+        Err(Refused { code, text: format!("bind to {source}: {error}{advice}") })
     })
 }
 

@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 /// For relays under way.
@@ -38,7 +38,7 @@ pub struct World {
 /// Running, until it is stopped.
 pub struct Server {
     stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
+    tasks: JoinSet<()>,
 }
 
 impl Server {
@@ -65,29 +65,31 @@ impl Server {
             http: Arc::new(Service::default()),
             diagnostics,
         };
-        let mut tasks = Vec::new();
+        let mut tasks = JoinSet::new();
         for bound in bound {
             bound.announce();
-            tasks.push(tokio::spawn(bound.serve(stopped.clone())));
+            tasks.spawn(bound.serve(stopped.clone()));
         }
         for service in services {
             let (scheme, address) = service.address();
             eprintln!("{scheme} listener on {address}");
-            tasks.push(tokio::spawn(service.serve_proxy(operations.clone(), stopped.clone())));
+            tasks.spawn(service.serve_proxy(operations.clone(), stopped.clone()));
         }
         eprintln!("initialization complete");
         Ok(Server { stop, tasks })
     }
 
-    pub async fn stop(self) {
+    /// Returns once a listener has ended though nobody stopped it, which is a bug: then nobody listens there any more.
+    pub async fn broke(&mut self) -> String {
+        match self.tasks.join_next().await {
+            Some(Err(error)) => format!("a listener ended by itself: {error}"),
+            _ => "a listener ended by itself".into(),
+        }
+    }
+
+    pub async fn stop(mut self) {
         self.stop.send_replace(true);
-        let all = async {
-            for task in self.tasks {
-                if let Err(error) = task.await {
-                    tracing::error!("a listener ended by itself: {error}");
-                }
-            }
-        };
+        let all = async { while self.tasks.join_next().await.is_some() {} };
         if timeout(STOP + STOP_MORE, all).await.is_err() {
             tracing::warn!("not everything ended in time");
         }
