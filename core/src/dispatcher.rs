@@ -20,6 +20,11 @@ pub enum Phase {
     /// Looking for the hosts, connecting, greeting.
     AttemptingConnection,
     Idle,
+    /// It would be given a batch, which isn't together yet.
+    AccumulatingBatch {
+        have: u64,
+        want: u64,
+    },
     /// It could take a message, and the rate of messages doesn't allow one.
     MessageRateThrottled,
     DeliveringMessage,
@@ -43,6 +48,10 @@ pub enum Detail {
     Send {
         recipients: usize,
     },
+    /// By policy's own sender, one message or several.
+    Lua {
+        is_batch: bool,
+    },
 }
 
 impl fmt::Display for Detail {
@@ -53,6 +62,8 @@ impl fmt::Display for Detail {
             Detail::StartTls => f.write_str("STARTTLS"),
             Detail::Auth => f.write_str("AUTH PLAIN"),
             Detail::Send { recipients } => write!(f, "send msg with {recipients} recip(s)"),
+            Detail::Lua { is_batch: false } => f.write_str("lua: send"),
+            Detail::Lua { is_batch: true } => f.write_str("lua: send_batch"),
         }
     }
 }
@@ -139,6 +150,7 @@ pub fn threshold(path: &EgressPath, protocol: &DeliveryProtocol) -> Duration {
             let longest = waits.into_iter().max().unwrap_or_default();
             longest.saturating_mul(2).max(LEAST)
         }
+        DeliveryProtocol::CustomLua(_) => Duration::from_secs(600),
         DeliveryProtocol::Maildir { .. } | DeliveryProtocol::Null => LEAST,
     }
 }

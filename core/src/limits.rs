@@ -47,6 +47,8 @@ pub const ADMIN_ENTRIES: usize = 10_000;
 pub const SOURCES: usize = 100_000;
 /// Egress pools in use at one time.
 pub const POOLS: usize = 10_000;
+/// Messages that a sender of policy's may be given at a time: each is in memory with its body.
+pub const BATCH_MESSAGES: u64 = 10_000;
 /// Messages of one scheduled queue about which `throttle_insert_ready_queue` is asked at one time.
 pub const ASKED_AT_ONCE: u64 = 64;
 /// Egress sources in one pool.
@@ -94,7 +96,7 @@ pub const POLICY_HANDLERS: usize = 10_000;
 pub const POLICY_LISTENERS: usize = 1_000;
 pub const POLICY_SPOOLS: usize = 16;
 pub const POLICY_WARNINGS: usize = 1_000;
-/// The text of `kumo.reject` and `kumo.disconnect`.
+/// The text of `kumo.reject` and `kumo.disconnect`, and of what a sender returns.
 pub const POLICY_REPLY_OCTETS: usize = 4_096;
 
 /// Log lines waiting for the writer, together, whatever `back_pressure` says.

@@ -50,6 +50,7 @@ marks! {
     SessionStuck "a session without progress was cut off"
     SourceSuspended "an egress source was suspended for its health"
     ScanDamaged "the spool had to be read around damage"
+    SenderGivenUp "policy's sender was given up with what it had been given"
 }
 
 #[cfg(madsim)]

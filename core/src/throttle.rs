@@ -30,8 +30,14 @@ impl Throttle {
 
     /// Lets one pass. The caller has seen that [`Throttle::earliest`] is `now`.
     pub fn take(&mut self, spec: &ThrottleSpec, now: Mono) {
+        self.take_many(spec, now, 1);
+    }
+
+    /// Lets several pass that can't be parted, once there is a token for the first: the next waits until all are paid for.
+    pub fn take_many(&mut self, spec: &ThrottleSpec, now: Mono, count: u64) {
         assert!(self.earliest(spec, now) <= now, "a token was taken that wasn't there");
-        self.full_at = self.full_at.max(now) + Duration::from_nanos(interval(spec));
+        let paid = Duration::from_nanos(interval(spec).saturating_mul(count));
+        self.full_at = self.full_at.max(now) + paid;
     }
 
     /// Whether it differs from one that was never used.
@@ -62,6 +68,15 @@ mod tests {
         assert_eq!(next, start + Duration::from_secs(1));
         throttle.take(&spec, next);
         assert_eq!(throttle.earliest(&spec, next), start + Duration::from_secs(2));
+    }
+
+    #[test]
+    fn what_passes_together_is_paid_for_afterwards() {
+        let spec = spec(60, 60, Some(3));
+        let mut throttle = Throttle::default();
+        let start = Mono(5_000_000_000);
+        throttle.take_many(&spec, start, 10);
+        assert_eq!(throttle.earliest(&spec, start), start + Duration::from_secs(8));
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 //!
 //! # What is here
 //! - [`universe`]: all that outlives the node under test. [`world`]: its ports for one life.
-//! - [`spool`], [`net`], [`tls`], [`dns`], [`host`], [`files`]: the ports, file by file as in io-real. [`policy`], [`recorder`]: the driver's own.
+//! - [`spool`], [`net`], [`tls`], [`dns`], [`host`], [`files`]: the ports, file by file as in io-real. [`policy`] with its [`sender`]s, [`recorder`]: the driver's own.
 //! - [`fault`]: every way in which this world can be bad. A port asks it; nothing else decides that something goes wrong.
 //! - [`lives`]: when the node dies, and that nothing of a dead life happens any more. [`waits`]: what the node is waiting for.
 //! - [`peer`], [`client`], [`proxy`]: scripted servers, clients, and what stands between; [`lines`]: what both speak by. [`ledger`]: what they saw.
@@ -27,6 +27,7 @@ pub mod peer;
 pub mod policy;
 pub mod proxy;
 pub mod recorder;
+pub mod sender;
 pub mod spool;
 pub mod tls;
 pub mod universe;

@@ -2,6 +2,7 @@
 //! found when it is read; every answer is a look-up, a draw or a fault. It changes no message but for when a requeued one is due.
 use crate::fault::FaultKind;
 use crate::ledger::Event;
+use crate::sender::{Behaviour, SimSender};
 use crate::universe::Universe;
 use crate::waits::WaitKind;
 use kumo_core::config::options::Constructed;
@@ -15,7 +16,9 @@ use kumo_core::random::Random;
 use kumo_core::smtp::reply::Reply;
 use kumo_core::smtp::server::{self, Asked, Verdict};
 use kumo_core::time::{Duration, Wall};
-use kumo_driver::policy::{EngineAnswer, EngineHandled, EngineQuestion, Generated, Policy};
+use kumo_driver::policy::{
+    EngineAnswer, EngineHandled, EngineQuestion, Generated, Opening, Policy,
+};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -31,7 +34,7 @@ const PUT_OFF: u64 = 10;
 const THROTTLE: Duration = Duration::from_secs(30);
 /// The longest time by which `requeue_message` puts a message off.
 pub const REQUEUE: Duration = Duration::from_secs(600);
-const FAILED: &str = "policy raised an error";
+pub const FAILED: &str = "policy raised an error";
 
 type Options = Map<String, Value>;
 
@@ -47,6 +50,8 @@ struct Written {
     paths: BTreeMap<String, Options>,
     sources: BTreeMap<String, Options>,
     pools: BTreeMap<String, Vec<Value>>,
+    /// What `custom_lua`'s constructors make, by name.
+    senders: BTreeMap<String, Behaviour>,
     /// For queues that name none.
     pool: Option<String>,
     asks_throttle_insert: bool,
@@ -62,6 +67,7 @@ pub struct PolicyTable {
     path: EgressPath,
     paths: BTreeMap<String, EgressPath>,
     pools: BTreeMap<String, ResolvedPool>,
+    senders: BTreeMap<String, Behaviour>,
     handled: server::Handled,
     engine_handled: EngineHandled,
     warnings: Vec<String>,
@@ -82,6 +88,7 @@ impl PolicyTable {
             paths: variants("paths", &written.path, written.paths, &mut warnings)?,
             path: construct("path", written.path, &mut warnings)?,
             pools: pools(written.pools, &sources, &mut warnings)?,
+            senders: written.senders,
             handled: session_hooks(&written.session_hooks)?,
             engine_handled: EngineHandled {
                 throttle_insert: written.asks_throttle_insert,
@@ -110,6 +117,11 @@ impl PolicyTable {
     pub fn pool(&self, name: &str) -> Option<ResolvedPool> {
         let found = self.pools.get(name).cloned();
         found.or_else(|| (name == UNSPECIFIED).then(unspecified))
+    }
+
+    /// What a constructor makes; `None`: it isn't defined.
+    pub fn sender(&self, constructor: &str) -> Option<&Behaviour> {
+        self.senders.get(constructor)
     }
 }
 
@@ -211,10 +223,31 @@ fn session_hooks(names: &[String]) -> Result<server::Handled, String> {
 
 /// How a call goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Course {
+pub enum Course {
     Answers,
     Fails,
     Rejects,
+}
+
+/// `what` is the kind of question, which faults are aimed at.
+pub async fn course(universe: &Universe, life: u64, what: &str, is_on_message: bool) -> Course {
+    let Universe { faults, lives, .. } = universe;
+    lives.alive(life).await;
+    if faults.strikes(FaultKind::PolicyHang, what).is_some() {
+        // Not even when the fault is over: a deadline has to cut it.
+        std::future::pending::<()>().await;
+    }
+    if let Some(strike) = faults.strikes(FaultKind::PolicySlow, what) {
+        sleep(strike.amount.unwrap_or(SLOW)).await;
+        lives.alive(life).await;
+    }
+    if faults.strikes(FaultKind::PolicyError, what).is_some() {
+        Course::Fails
+    } else if is_on_message && faults.strikes(FaultKind::PolicyReject, what).is_some() {
+        Course::Rejects
+    } else {
+        Course::Answers
+    }
 }
 
 pub struct SimPolicy {
@@ -233,26 +266,10 @@ impl SimPolicy {
         &self.universe.settings.policy
     }
 
-    /// `what` is the kind of question, which faults are aimed at.
     async fn course(&self, what: &str, is_on_message: bool) -> Course {
-        let Universe { faults, lives, waits, .. } = &*self.universe;
-        lives.alive(self.life).await;
-        let _waiting = waits.begin(WaitKind::Policy, self.universe.now().mono);
-        if faults.strikes(FaultKind::PolicyHang, what).is_some() {
-            // Not even when the fault is over: a deadline has to cut it.
-            std::future::pending::<()>().await;
-        }
-        if let Some(strike) = faults.strikes(FaultKind::PolicySlow, what) {
-            sleep(strike.amount.unwrap_or(SLOW)).await;
-            lives.alive(self.life).await;
-        }
-        if faults.strikes(FaultKind::PolicyError, what).is_some() {
-            Course::Fails
-        } else if is_on_message && faults.strikes(FaultKind::PolicyReject, what).is_some() {
-            Course::Rejects
-        } else {
-            Course::Answers
-        }
+        self.universe.lives.alive(self.life).await;
+        let _waiting = self.universe.waits.begin(WaitKind::Policy, self.universe.now().mono);
+        course(&self.universe, self.life, what, is_on_message).await
     }
 
     /// When a message that is put off is due; most aren't.
@@ -309,7 +326,7 @@ fn answered(answer: Answer) -> EngineAnswer {
     EngineAnswer { answer, message: None }
 }
 
-fn rejection() -> Reply {
+pub fn rejection() -> Reply {
     Reply::new(550, "5.7.1 rejected by policy")
 }
 
@@ -334,6 +351,8 @@ fn approval(asked: Asked) -> Verdict {
 }
 
 impl Policy for SimPolicy {
+    type Sender = SimSender;
+
     fn handled(&self) -> server::Handled {
         self.table().handled
     }
@@ -372,6 +391,21 @@ impl Policy for SimPolicy {
             Course::Fails => Generated::Failed(FAILED.into()),
             Course::Rejects => Generated::Reject(rejection()),
         }
+    }
+
+    async fn open_sender(&self, opening: Opening) -> Result<SimSender, String> {
+        let constructor = &*opening.constructor;
+        let Some(behaviour) = self.table().sender(constructor).cloned() else {
+            return Err(format!("event {constructor}: it has no handler"));
+        };
+        match self.course("sender", false).await {
+            Course::Answers => {}
+            Course::Fails | Course::Rejects => {
+                return Err(format!("event {constructor}: {FAILED}"));
+            }
+        }
+        let seed = self.random.lock().unwrap_or_else(PoisonError::into_inner).next_u64();
+        SimSender::make(&self.universe, self.life, behaviour, seed, opening.hold)
     }
 }
 
@@ -479,6 +513,8 @@ mod tests {
             (json!({ "pools": { "main": [{ "name": "one" }] } }), "pools.main: there is no source"),
             (json!({ "pools": { "unspecified": [] } }), "built in"),
             (json!({ "session_hooks": ["datta"] }), "datta"),
+            (json!({ "senders": { "make.x": { "takes_in": "soon" } } }), "the policy table"),
+            (json!({ "senders": { "make.x": { "hangs": 5 } } }), "hangs"),
         ] {
             let error = parse(table).unwrap_err();
             assert!(error.contains(named), "{error}");

@@ -16,6 +16,7 @@ pub enum WaitKind {
     Policy,
     Maildir,
     Record,
+    Sender,
 }
 
 #[derive(Default)]

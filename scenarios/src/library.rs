@@ -36,6 +36,7 @@ library! {
     "blackhole-majority"
     "overload-3x"
     "mail-loop"
+    "senders"
     "proxy-outage"
     "proxy-flap"
     "proxy-dns-outage"

@@ -5,6 +5,9 @@ use crate::setup;
 use crate::swarm::{PHASES, QUESTIONS};
 use kumo_io_sim::fault::FaultKind::{self, *};
 
+/// What policy's senders are asked for: to be made, and to send.
+const SENDERS: [&str; 2] = ["sender", "send"];
+
 /// Targets that an error names.
 const SHOWN: usize = 16;
 
@@ -52,7 +55,7 @@ fn of(options: &Options, what: FaultKind) -> Vec<String> {
             let named = options.proxy.iter().filter(|proxy| proxy.named);
             domains.chain(names(options)).chain(named.map(setup::proxy_name)).collect()
         }
-        (_, "policy") => texts(&QUESTIONS),
+        (_, "policy") => [texts(&QUESTIONS), texts(&SENDERS)].concat(),
         (_, "peer") => phases_and_hosts(options, &PHASES),
         (_, "client") => clients(options),
         _ => Vec::new(),

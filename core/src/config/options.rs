@@ -342,13 +342,25 @@ option_tables! {
             dir_mode: a_maildir_gets_one_file_with_the_return_path,
             file_mode: a_maildir_gets_one_file_with_the_return_path,
         }
+        effective in "kumod/tests/custom_lua.rs" {
+            custom_lua: a_sender_of_policy_delivers_defers_bounces_and_fails,
+        }
         without_effect: ;
         refused:
-            custom_lua unless Never
-                "kumod doesn't deliver through Lua yet, and there is nowhere else to send the mail; \
-                 use smtp or maildir_path",
             xfer unless Never
                 "kumod doesn't transfer messages to other nodes yet; use smtp with an mx_list",
+    }
+    CUSTOM_LUA = "kumo.make_queue_config", "protocol.custom_lua" {
+        effective in "kumod/tests/custom_lua.rs" {
+            constructor: a_sender_of_policy_delivers_defers_bounces_and_fails,
+        }
+        effective in "core/src/engine/tests/batches.rs" {
+            batch_size: a_full_batch_goes_at_once_and_the_rest_when_it_has_waited,
+            min_batch_size: a_small_batch_waits_for_enough_messages_or_for_its_time,
+            max_batch_latency: a_small_batch_waits_for_enough_messages_or_for_its_time,
+        }
+        without_effect: ;
+        refused:
     }
     SMTP = "kumo.make_queue_config", "protocol.smtp" {
         effective in "core/src/engine/tests/routes.rs" {

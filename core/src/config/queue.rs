@@ -46,6 +46,20 @@ pub enum DeliveryProtocol {
     },
     /// Delivered by being discarded.
     Null,
+    /// `custom_lua = { … }`: by what policy makes.
+    CustomLua(CustomLua),
+}
+
+/// A sender of policy's own, and how many messages it is given at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CustomLua {
+    /// The event that makes the sender.
+    pub constructor: Box<str>,
+    pub batch_size: u64,
+    /// Fewer wait for others, up to `max_batch_latency`.
+    pub min_batch_size: u64,
+    #[serde(with = "super::duration::text")]
+    pub max_batch_latency: Duration,
 }
 
 /// `name`, `name:port`, `[ip]`, `[ip]:port` or `{name=, addr=}`.
@@ -98,24 +112,59 @@ impl Form for DeliveryProtocol {
         let path: Option<String> = table.optional("maildir_path");
         let dir_mode = mode(&mut table, "dir_mode");
         let file_mode = mode(&mut table, "file_mode");
+        let lua: Option<CustomLua> = table.optional("custom_lua");
         if !table.finish() {
             return None;
         }
-        match (smtp, path) {
-            (Some(MxList(mx_list)), None) if dir_mode.or(file_mode).is_none() => {
+        let has_mode = dir_mode.or(file_mode).is_some();
+        match (smtp, path, lua) {
+            (Some(MxList(mx_list)), None, None) if !has_mode => {
                 Some(DeliveryProtocol::Smtp { mx_list })
             }
-            (None, Some(path)) if !path.is_empty() => {
+            (None, Some(path), None) if !path.is_empty() => {
                 Some(DeliveryProtocol::Maildir { path, dir_mode, file_mode })
             }
+            (None, None, Some(lua)) if !has_mode => Some(DeliveryProtocol::CustomLua(lua)),
             _ => {
                 report.error(format_args!(
-                    "expected either smtp, or maildir_path with an optional dir_mode and file_mode"
+                    "expected either smtp, or maildir_path with an optional dir_mode and \
+                     file_mode, or custom_lua"
                 ));
                 None
             }
         }
     }
+}
+
+impl Form for CustomLua {
+    fn read(value: Value, report: &mut Report) -> Option<CustomLua> {
+        let mut table = Table::open(value, &options::CUSTOM_LUA, report)?;
+        let constructor = table.required_text("constructor");
+        let is_name = constructor.is_empty() || is_event_name(&constructor);
+        table.check("constructor", is_name, "it must be the name of an event, without spaces");
+        let lua = CustomLua {
+            constructor: constructor.into(),
+            batch_size: table.or("batch_size", 1),
+            min_batch_size: table.or("min_batch_size", 1),
+            max_batch_latency: table.or("max_batch_latency", Duration::ZERO),
+        };
+        let most = limits::BATCH_MESSAGES;
+        if !(1..=most).contains(&lua.batch_size) {
+            table.error("batch_size", format_args!("it must be from 1 to {most}"));
+        }
+        let fits = (1..=lua.batch_size).contains(&lua.min_batch_size);
+        table.check("min_batch_size", fits, "it must be from 1 to batch_size");
+        if lua.min_batch_size > 1 && lua.max_batch_latency.is_zero() {
+            let text = format_args!("it has no effect without a max_batch_latency to wait for");
+            table.warn("min_batch_size", text);
+        }
+        table.finish().then_some(lua)
+    }
+}
+
+/// It is part of a ready queue's name.
+fn is_event_name(name: &str) -> bool {
+    name.len() <= 255 && name.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn mode(table: &mut Table, key: &'static str) -> Option<u32> {

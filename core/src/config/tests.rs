@@ -5,7 +5,7 @@ use super::listener::ReportHandling;
 use super::options::{
     self, ConfigError, Constructed, Effect, OptionKey, OptionTable, Parsed, TABLES,
 };
-use super::queue::{DeliveryProtocol, MxListEntry};
+use super::queue::{CustomLua, DeliveryProtocol, MxListEntry};
 use super::*;
 use crate::limits;
 use crate::time::Duration;
@@ -214,6 +214,22 @@ fn queues() -> Vec<Sample> {
             wrap: |table| json!({"protocol": table}),
             least: json!({"smtp": {}}),
             keys: json!({"smtp": {"mx_list": ["[10.0.0.1]:25"]}}),
+        },
+        Sample {
+            options: &options::PROTOCOL,
+            parse: rendered::<QueueConfig>,
+            wrap: |table| json!({"protocol": table}),
+            least: json!({"custom_lua": {"constructor": "x"}}),
+            keys: json!({"custom_lua": {"constructor": "y"}}),
+        },
+        Sample {
+            options: &options::CUSTOM_LUA,
+            parse: rendered::<QueueConfig>,
+            wrap: |table| json!({"protocol": {"custom_lua": table}}),
+            least: json!({"constructor": "x", "batch_size": 3, "max_batch_latency": "1s"}),
+            keys: json!({
+                "constructor": "y", "batch_size": 5, "min_batch_size": 2, "max_batch_latency": 5,
+            }),
         },
         Sample {
             options: &options::SMTP,
@@ -648,16 +664,50 @@ fn the_protocol_is_one_and_only_one() {
         json!({"smtp": {}, "maildir_path": "/m"}),
         json!({"smtp": {}, "dir_mode": 1}),
         json!({"maildir_path": ""}),
+        json!({"smtp": {}, "custom_lua": {"constructor": "make.x"}}),
+        json!({"custom_lua": {"constructor": "make.x"}, "file_mode": 1}),
     ] {
         let error = wrong::<QueueConfig>(json!({"protocol": protocol}));
         assert!(error.contains("protocol: expected either smtp, or maildir_path"), "{error}");
     }
-    let error = wrong::<QueueConfig>(json!({"protocol": {"custom_lua": {"constructor": "x"}}}));
-    assert!(error.contains("protocol.custom_lua: refused: kumod doesn't deliver"), "{error}");
-    assert!(!error.contains("expected either"), "{error}");
     let error =
         wrong::<QueueConfig>(json!({"protocol": {"maildir_path": "/m", "dir_mode": 775000}}));
     assert!(error.contains("protocol.dir_mode: it must be at most 7777 octal"), "{error}");
+}
+
+#[test]
+fn a_sender_of_policys_has_a_constructor_and_batches_that_can_be_made() {
+    let custom_lua = |lua: Value| json!({"protocol": {"custom_lua": lua}});
+    let config: QueueConfig = made(custom_lua(json!({"constructor": "make.x"})));
+    let expected = CustomLua {
+        constructor: "make.x".into(),
+        batch_size: 1,
+        min_batch_size: 1,
+        max_batch_latency: Duration::ZERO,
+    };
+    assert_eq!(config.protocol, DeliveryProtocol::CustomLua(expected.clone()));
+    let batches = json!({"constructor": "make.x", "batch_size": 100.0, "min_batch_size": 10,
+                         "max_batch_latency": "5s"});
+    let config: QueueConfig = made(custom_lua(batches));
+    let max_batch_latency = Duration::from_secs(5);
+    let expected = CustomLua { batch_size: 100, min_batch_size: 10, max_batch_latency, ..expected };
+    assert_eq!(config.protocol, DeliveryProtocol::CustomLua(expected));
+    for (lua, why) in [
+        (json!({}), "protocol.custom_lua.constructor: it is required"),
+        (json!({"constructor": ""}), "protocol.custom_lua.constructor: it is empty"),
+        (json!({"constructor": "make x"}), "constructor: it must be the name of an event"),
+        (json!({"constructor": "x", "batch_size": 0}), "batch_size: it must be from 1 to 10000"),
+        (json!({"constructor": "x", "batch_size": 10_001}), "batch_size: it must be from 1"),
+        (json!({"constructor": "x", "min_batch_size": 2}), "it must be from 1 to batch_size"),
+        (json!({"constructor": "x", "min_batch_size": 0}), "it must be from 1 to batch_size"),
+        (json!({"constructor": "x", "batch": 2}), "unknown key 'batch'"),
+    ] {
+        let error = wrong::<QueueConfig>(custom_lua(lua));
+        assert!(error.contains(why), "{error}");
+    }
+    let hasty = json!({"constructor": "x", "batch_size": 2, "min_batch_size": 2});
+    let warnings = parse::<QueueConfig>(custom_lua(hasty)).expect("it is no error").warnings;
+    assert!(warnings[0].contains("min_batch_size: it has no effect without"), "{warnings:?}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::time::Duration;
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec;
+use alloc::vec::Vec;
 
 /// What was in the hands of a session that was cut off waits at most so long: what others wait for may be what it was stuck in.
 const SPREAD: Duration = Duration::from_secs(60);
@@ -26,7 +27,7 @@ impl Engine {
 
     pub(super) fn abort_by_order(&mut self, ready_queue: &str, id: SessionId) -> AdminReply {
         let found = self.sessions.get(&id);
-        if !found.is_some_and(|session| *self.ready[session.ready].name == *ready_queue) {
+        if found.is_none_or(|session| *self.ready[session.ready].name != *ready_queue) {
             return AdminReply::UnknownId;
         }
         let text = String::from("returning message to scheduled queue");
@@ -40,7 +41,9 @@ impl Engine {
         let session = self.sessions.get_mut(&id).expect("only sessions that stand are aborted");
         let handle = session.ready;
         match session.state {
-            SessionState::Busy { .. } => session.abort = Some(reason),
+            SessionState::Busy { .. } | SessionState::BusyWithBatch { .. } => {
+                session.abort = Some(reason);
+            }
             SessionState::Opening => self.ready[handle].opening -= 1,
             SessionState::Idle => self.ready[handle].idle.retain(|idle| *idle != id),
             SessionState::Ending => {}
@@ -52,8 +55,28 @@ impl Engine {
         self.list_ready(handle);
     }
 
-    /// A delivery was cut off. `began`: the peer may have the message.
+    /// A delivery was cut off. `began`: the peer may have what was in it.
     pub(super) fn aborted(
+        &mut self,
+        was: SessionState,
+        origin: &Origin,
+        reason: &Reason,
+        began: bool,
+    ) {
+        let in_hand: Vec<MessageHandle> = match was {
+            SessionState::Busy { message, .. } => vec![message],
+            SessionState::BusyWithBatch { batch, .. } => {
+                batch.into_iter().map(|(message, _)| message).collect()
+            }
+            was => panic!("a session that was {was:?} had nothing in hand"),
+        };
+        self.ready[origin.ready.expect("it has a session")].in_flight -= in_hand.len() as u64;
+        for message in in_hand {
+            self.put_back_aborted(message, origin.clone(), reason.clone(), began);
+        }
+    }
+
+    fn put_back_aborted(
         &mut self,
         handle: MessageHandle,
         origin: Origin,

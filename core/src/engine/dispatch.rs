@@ -7,6 +7,7 @@ use super::schedule::ideal_connections;
 use super::timers::{NEVER, Timer};
 use super::{CloseCause, Engine, InsertReason, Output, Question, Reason, Target};
 use crate::config::EgressPath;
+use crate::config::queue::DeliveryProtocol;
 use crate::id::SessionId;
 use crate::limits;
 use crate::log::RecordKind;
@@ -100,6 +101,9 @@ impl Engine {
             Err(blocked) if self.ready[handle].messages.len() > 0 => return blocked.until,
             Err(_) => return Mono(0),
         };
+        if self.ready[handle].messages.len() == 0 {
+            self.ready[handle].gathering_since = None;
+        }
         if self.stopping {
             return Mono(0);
         }
@@ -121,14 +125,19 @@ impl Engine {
     fn dispatch(&mut self, handle: ReadyHandle, path: &Arc<EgressPath>) -> Mono {
         while !self.ready[handle].idle.is_empty() {
             let Some(message) = self.ready[handle].messages.front(&self.messages) else { break };
+            if let Some(until) = self.gathers_until(handle) {
+                return until;
+            }
             let token = self.message_token(handle, path);
             if token > self.now.mono {
                 self.ready[handle].held = Some(Held::MessageRate { until: token });
                 return token;
             }
-            self.take_message_tokens(handle, path);
             let session = self.ready[handle].idle.pop().expect("seen above");
-            self.deliver(handle, session, message, path);
+            match &*self.ready[handle].protocol {
+                DeliveryProtocol::CustomLua(_) => self.deliver_batch(handle, session, path),
+                _ => self.deliver(handle, session, message, path),
+            }
         }
         Mono(0)
     }
@@ -140,6 +149,7 @@ impl Engine {
         message: MessageHandle,
         path: &EgressPath,
     ) {
+        self.take_message_tokens(handle, path, 1);
         self.place(message, Place::InFlight);
         let op = self.start(Pending::Deliver(session));
         let Message { id, remaining, recipients, .. } = &self.messages[message];
@@ -155,17 +165,20 @@ impl Engine {
 
     /// Opens what the queue's length asks for and the limits allow. Returns as [`Engine::dispatch`] does.
     fn connect(&mut self, handle: ReadyHandle, path: &Arc<EgressPath>) -> Mono {
+        if let Some(until) = self.gathers_until(handle) {
+            return until;
+        }
         loop {
+            let (queued, in_flight) = self.transactions(handle);
             let ready = &self.ready[handle];
-            let queued = ready.messages.len() as u64;
             let have = ready.sessions.len() as u64;
             let idle = ready.idle.len() as u64;
-            // Sessions on their way and idle ones will each take a message.
+            // Sessions on their way and idle ones will each take a transaction.
             if queued <= ready.opening + idle {
                 return Mono(0);
             }
             let lowest = lowest_limit(path);
-            if have >= ideal_connections(lowest, queued + ready.in_flight) {
+            if have >= ideal_connections(lowest, queued + in_flight) {
                 return Mono(0);
             }
             let token = self.message_token(handle, path);
@@ -203,6 +216,7 @@ impl Engine {
         ready.opening += 1;
         let target = Target {
             ready_queue: ready.name.clone(),
+            queue: ready.queue.clone(),
             site: ready.site.clone(),
             domain: ready.domain.clone(),
             pool: ready.pool.clone(),
@@ -251,12 +265,18 @@ impl Engine {
         })
     }
 
-    fn take_message_tokens(&mut self, handle: ReadyHandle, path: &EgressPath) {
+    /// What goes together isn't parted for want of tokens: later messages wait for it to be paid for.
+    pub(super) fn take_message_tokens(
+        &mut self,
+        handle: ReadyHandle,
+        path: &EgressPath,
+        count: u64,
+    ) {
         if let Some(rate) = &path.max_message_rate {
-            self.ready[handle].message_throttle.take(rate, self.now.mono);
+            self.ready[handle].message_throttle.take_many(rate, self.now.mono, count);
         }
         for (key, rate) in &path.additional_message_rate_throttles {
-            self.take_shared(key, rate);
+            self.take_shared(key, rate, count);
         }
     }
 
@@ -327,7 +347,9 @@ impl Engine {
                 self.ready[handle].consecutive_failures = 0;
             }
             SessionState::Idle => {}
-            SessionState::Busy { .. } => panic!("{id:?} is ready while a delivery is outstanding"),
+            SessionState::Busy { .. } | SessionState::BusyWithBatch { .. } => {
+                panic!("{id:?} is ready while a delivery is outstanding")
+            }
         }
         session.state = SessionState::Idle;
         let path = &self.ready[handle].path.value;
@@ -350,7 +372,7 @@ impl Engine {
         match session.state {
             SessionState::Ending => return,
             // Its attempt is completed first; the driver ends it as D22 says.
-            SessionState::Busy { .. } => {
+            SessionState::Busy { .. } | SessionState::BusyWithBatch { .. } => {
                 self.outputs.push_back(Output::Close { session: id });
                 return;
             }
@@ -375,7 +397,9 @@ impl Engine {
         ready.idle.retain(|idle| *idle != id);
         match session.state {
             SessionState::Opening => ready.opening -= 1,
-            SessionState::Busy { op, .. } => panic!("{id:?} closed before {op:?} was completed"),
+            SessionState::Busy { op, .. } | SessionState::BusyWithBatch { op, .. } => {
+                panic!("{id:?} closed before {op:?} was completed")
+            }
             SessionState::Idle | SessionState::Ending => {}
         }
         if ready.is_empty() {
@@ -484,7 +508,7 @@ fn lowest_limit(path: &EgressPath) -> u64 {
 }
 
 /// What an attempt takes at most if every wait comes to its end: the driver's fence, not a wait of its own.
-fn longest_attempt(path: &EgressPath) -> Duration {
+pub(super) fn longest_attempt(path: &EgressPath) -> Duration {
     let waits = [
         path.mail_from_timeout,
         path.rcpt_to_timeout,
@@ -497,7 +521,11 @@ fn longest_attempt(path: &EgressPath) -> Duration {
     waits.into_iter().fold(Duration::ZERO, Duration::saturating_add)
 }
 
-fn first_recipients(remaining: &RecipientSet, recipients: u32, most: u64) -> RecipientSet {
+pub(super) fn first_recipients(
+    remaining: &RecipientSet,
+    recipients: u32,
+    most: u64,
+) -> RecipientSet {
     if u64::from(remaining.len()) <= most {
         return remaining.clone();
     }

@@ -257,6 +257,9 @@ impl Engine {
                 format!("its connection rate allows the next at {}", self.when(*until))
             }
             Held::ConnectionLimit { label } => format!("the connection limit {label} is used up"),
+            Held::Batch { until } => {
+                format!("it gathers messages for a batch until {} at most", self.when(*until))
+            }
         }
     }
 

@@ -123,6 +123,13 @@ pub enum Input {
         session: SessionId,
         text: Box<str>,
     },
+    /// Completes [`Output::DeliverBatch`], with what became of each message, in its order. So does [`Input::Attempted`], with the same
+    /// outcome for every recipient.
+    BatchAttempted {
+        op: OpId,
+        outcomes: Vec<Outcomes>,
+        reusable: bool,
+    },
 }
 
 /// Everything the engine can want.
@@ -178,10 +185,17 @@ pub enum Output {
         source: Arc<str>,
         edge: SourceEdge,
     },
+    /// Hand several messages at once to policy's sender.
+    DeliverBatch {
+        op: OpId,
+        session: SessionId,
+        messages: Vec<(SpoolId, RecipientSet)>,
+        deadline: Mono,
+    },
 }
 
 impl Input {
-    pub const VARIANTS: [&'static str; 13] = [
+    pub const VARIANTS: [&'static str; 14] = [
         "Tick",
         "Admit",
         "Answer",
@@ -195,6 +209,7 @@ impl Input {
         "Stop",
         "SourceFailed",
         "SessionStuck",
+        "BatchAttempted",
     ];
 
     /// Its place in [`Input::VARIANTS`].
@@ -213,12 +228,13 @@ impl Input {
             Input::Stop => 10,
             Input::SourceFailed { .. } => 11,
             Input::SessionStuck { .. } => 12,
+            Input::BatchAttempted { .. } => 13,
         }
     }
 }
 
 impl Output {
-    pub const VARIANTS: [&'static str; 10] = [
+    pub const VARIANTS: [&'static str; 11] = [
         "Ask",
         "Resolve",
         "Open",
@@ -229,6 +245,7 @@ impl Output {
         "AdminDone",
         "Stopped",
         "SourceChanged",
+        "DeliverBatch",
     ];
 
     /// Its place in [`Output::VARIANTS`].
@@ -244,6 +261,7 @@ impl Output {
             Output::AdminDone { .. } => 7,
             Output::Stopped => 8,
             Output::SourceChanged { .. } => 9,
+            Output::DeliverBatch { .. } => 10,
         }
     }
 }
@@ -299,6 +317,8 @@ pub enum CloseCause {
 pub struct Target {
     /// `<source>-><site>@<protocol>`.
     pub ready_queue: Arc<str>,
+    /// A scheduled queue that leads there; there may be others.
+    pub queue: Arc<str>,
     pub site: Arc<str>,
     /// The destination domain (or literal) itself.
     pub domain: Arc<str>,

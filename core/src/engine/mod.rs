@@ -2,8 +2,8 @@
 //!
 //! - [`io`]: what it can be told and what it can want. `model`: what it remembers; `arena`, `timers`: how.
 //! - `admission`: messages come and go. `promotion`: from a scheduled queue to a ready queue. `dispatch`: from a ready queue
-//!   over a session to the peer. `outcome`: what an attempt means. `admin`: what operators ordered. `schedule`: when.
-//!   `sources`: which ways out are suspended. `abort`: sessions that are cut off.
+//!   over a session to the peer. `batches`: several messages at once, to policy's own senders. `outcome`: what an attempt means.
+//!   `admin`: what operators ordered. `schedule`: when. `sources`: which ways out are suspended. `abort`: sessions that are cut off.
 //! - [`explain`]: why something is as it is; [`listing`]: what there is; [`inspect`]: one ready queue from inside.
 //!
 //! # Invariants
@@ -15,6 +15,7 @@ mod abort;
 mod admin;
 mod admission;
 mod arena;
+mod batches;
 mod dispatch;
 pub mod explain;
 pub mod inspect;
@@ -168,6 +169,9 @@ impl Engine {
             Input::Resolved { op, resolution } => self.resolved(op, resolution),
             Input::SessionReady { session } => self.session_ready(session),
             Input::Attempted { op, outcomes, reusable } => self.attempted(op, outcomes, reusable),
+            Input::BatchAttempted { op, outcomes, reusable } => {
+                self.batch_attempted(op, outcomes, reusable);
+            }
             Input::SessionClosed { session, cause } => self.session_closed(session, cause),
             Input::Concluded { op, stored } => self.concluded(op, stored),
             Input::Admin { op, command } => self.administer(op, command),

@@ -318,7 +318,8 @@ impl ScheduledQueue {
 pub(super) struct ReadyQueue {
     pub name: Arc<str>,
     pub site: Arc<str>,
-    /// Of the scheduled queue that made it; what `get_egress_path_config` is asked about.
+    /// The scheduled queue that made it, and its domain, about which `get_egress_path_config` is asked.
+    pub queue: Arc<str>,
     pub domain: Arc<str>,
     pub pool: Arc<str>,
     pub source: Arc<EgressSource>,
@@ -327,6 +328,8 @@ pub(super) struct ReadyQueue {
     pub hosts: Arc<Hosts>,
     pub path: Fetched<Arc<EgressPath>>,
     pub messages: Line,
+    /// Since when the first of `messages` waits for others to go with it.
+    pub gathering_since: Option<Mono>,
     pub in_flight: u64,
     /// Sessions that are ready, last in first out.
     pub idle: Vec<SessionId>,
@@ -361,10 +364,11 @@ impl ReadyQueue {
         source: Arc<EgressSource>,
         of: SourceHandle,
     ) -> ReadyQueue {
-        let RouteEnd { site, domain, protocol, hosts } = route;
+        let RouteEnd { site, queue, domain, protocol, hosts } = route;
         ReadyQueue {
             name,
             site,
+            queue,
             domain,
             pool,
             source,
@@ -373,6 +377,7 @@ impl ReadyQueue {
             hosts,
             path: Fetched::default(),
             messages: Line::default(),
+            gathering_since: None,
             in_flight: 0,
             idle: Vec::new(),
             sessions: Vec::new(),
@@ -403,6 +408,7 @@ impl ReadyQueue {
 #[derive(Clone, Debug)]
 pub(super) struct RouteEnd {
     pub site: Arc<str>,
+    pub queue: Arc<str>,
     pub domain: Arc<str>,
     pub protocol: Arc<DeliveryProtocol>,
     pub hosts: Arc<Hosts>,
@@ -411,9 +417,19 @@ pub(super) struct RouteEnd {
 /// Why a ready queue sends or connects less than it would like to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Held {
-    MessageRate { until: Mono },
-    ConnectionRate { until: Mono },
-    ConnectionLimit { label: Box<str> },
+    MessageRate {
+        until: Mono,
+    },
+    ConnectionRate {
+        until: Mono,
+    },
+    ConnectionLimit {
+        label: Box<str>,
+    },
+    /// There are fewer messages than policy's sender wants at a time.
+    Batch {
+        until: Mono,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -427,6 +443,10 @@ pub(super) enum SessionState {
     },
     /// Closing or aborted: its end is awaited.
     Ending,
+    BusyWithBatch {
+        op: OpId,
+        batch: Vec<(MessageHandle, RecipientSet)>,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -75,42 +75,65 @@ fn longest_wait(outcomes: &Outcomes) -> Duration {
     if paused { PAUSED } else { RETURNED }
 }
 
+/// An attempt that has been completed: the session's state while it lasted, and what was to be said if it was cut off.
+pub(super) struct Ended {
+    pub was: SessionState,
+    pub origin: Origin,
+    pub abort: Option<Reason>,
+}
+
 impl Engine {
     pub(super) fn attempted(&mut self, op: OpId, outcomes: Outcomes, reusable: bool) {
+        let Ended { was, origin, abort } = self.attempt_ended(op, reusable);
+        if let Outcomes::Uniform(Outcome::Aborted { began }) = outcomes {
+            let reason = abort.expect("nothing is aborted unless it was ordered");
+            return self.aborted(was, &origin, &reason, began);
+        }
+        let (message, recipients) = match was {
+            SessionState::Busy { message, recipients, .. } => (message, recipients),
+            was => return self.judge_batch(was, &origin, core::iter::repeat(outcomes)),
+        };
+        self.ready[origin.ready.expect("it has a session")].in_flight -= 1;
+        if canary::planted(Canary::SecondCompletion) {
+            self.judge(message, origin.clone(), &recipients, &outcomes);
+        }
+        self.judge(message, origin, &recipients, &outcomes);
+    }
+
+    /// From here on the session isn't busy.
+    pub(super) fn attempt_ended(&mut self, op: OpId, reusable: bool) -> Ended {
         let Pending::Deliver(id) = self.finish(op) else { panic!("{op:?} isn't a delivery") };
         let session = self.sessions.get_mut(&id).expect("a busy session stands");
         // Until it says that it is ready again, or closed.
         let next = if reusable { SessionState::Idle } else { SessionState::Ending };
         let was = core::mem::replace(&mut session.state, next);
-        let SessionState::Busy { op: busy, message, recipients } = was else {
+        let (SessionState::Busy { op: busy, .. } | SessionState::BusyWithBatch { op: busy, .. }) =
+            was
+        else {
             panic!("{op:?} was attempted on a session that is {was:?}")
         };
         assert_eq!(op, busy, "the attempt completed is the one outstanding");
         let (ready, abort) = (session.ready, session.abort.take());
-        self.ready[ready].in_flight -= 1;
         self.list_ready(ready);
         let origin = Origin { attempt: Some(op), session: Some(id), ready: Some(ready) };
-        if let Outcomes::Uniform(Outcome::Aborted { began }) = outcomes {
-            let reason = abort.expect("nothing is aborted unless it was ordered");
-            return self.aborted(message, origin, reason, began);
-        }
-        if canary::planted(Canary::SecondCompletion) {
-            _ = self.judge(message, origin.clone(), &recipients, &outcomes);
-        }
-        let tally = self.judge(message, origin, &recipients, &outcomes);
-        self.sessions.get_mut(&id).expect("seen above").tally.add(tally);
+        Ended { was, origin, abort }
     }
 
-    fn judge(
+    fn count(&mut self, origin: &Origin, tally: Tally) {
+        if let Some(session) = origin.session.and_then(|id| self.sessions.get_mut(&id)) {
+            session.tally.add(tally);
+        }
+    }
+
+    pub(super) fn judge(
         &mut self,
         handle: MessageHandle,
         origin: Origin,
         tried: &RecipientSet,
         outcomes: &Outcomes,
-    ) -> Tally {
+    ) {
         if *outcomes == Outcomes::Uniform(Outcome::Gone) {
-            self.forget(handle);
-            return Tally::default();
+            return self.forget(handle);
         }
         let message = &mut self.messages[handle];
         let sorted = sort(message.recipients, tried, outcomes);
@@ -134,7 +157,8 @@ impl Engine {
             transfailed: u64::from(failed),
             failed: u64::from(!sorted.refused.is_empty()),
         };
-        let notes = notes_of(sorted);
+        self.count(&origin, tally);
+        let notes = notes_of(sorted, self.is_sent_by_policy(&origin));
         match (done, failed, progress) {
             (true, ..) => self.conclude(handle, origin, notes, Then::Remove, After::Forget),
             (_, true, _) => {
@@ -147,7 +171,6 @@ impl Engine {
             }
             (.., false) => self.return_untried(handle, longest_wait(outcomes)),
         }
-        tally
     }
 
     /// The attempt didn't take place.
@@ -278,8 +301,11 @@ fn wall_of(at: Mono, now: Now) -> Wall {
     now.wall + at.since(now.mono)
 }
 
-fn notes_of(sorted: Sorted) -> Vec<Note> {
-    let lost = "the reply to the final dot was lost; the peer may have the message";
+fn notes_of(sorted: Sorted, is_sent_by_policy: bool) -> Vec<Note> {
+    let lost = match is_sent_by_policy {
+        true => "policy's sender was given up before it said what became of the message",
+        false => "the reply to the final dot was lost; the peer may have the message",
+    };
     let unknown = generated(451, (4, 4, 2), true, lost.into());
     let notes = [
         (RecordKind::Delivery, sorted.delivered, Reason::PeerReply),

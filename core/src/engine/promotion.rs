@@ -440,6 +440,7 @@ impl Engine {
         let end = RouteEnd {
             site: site.clone(),
             hosts: hosts.clone(),
+            queue: self.queues[queue].name.clone(),
             domain: QueueName::parse(&self.queues[queue].name).destination().into(),
             protocol: Arc::new(config.protocol.clone()),
         };
@@ -632,7 +633,7 @@ impl Engine {
             self.ready[handle].selection_throttle.take(rate, self.now.mono);
         }
         for (key, rate) in &path.additional_source_selection_rates {
-            self.take_shared(key, rate);
+            self.take_shared(key, rate, 1);
         }
     }
 
@@ -640,7 +641,12 @@ impl Engine {
         self.shared_throttles.get(key).copied().unwrap_or_default()
     }
 
-    pub(super) fn take_shared(&mut self, key: &str, rate: &crate::config::ThrottleSpec) {
+    pub(super) fn take_shared(
+        &mut self,
+        key: &str,
+        rate: &crate::config::ThrottleSpec,
+        count: u64,
+    ) {
         let now = self.now.mono;
         if !self.shared_throttles.contains_key(key) {
             if self.shared_throttles.len() >= limits::SHARED_THROTTLES {
@@ -648,7 +654,7 @@ impl Engine {
             }
             self.shared_throttles.insert(key.into(), Throttle::default());
         }
-        self.shared_throttles.get_mut(key).expect("inserted above").take(rate, now);
+        self.shared_throttles.get_mut(key).expect("inserted above").take_many(rate, now, count);
     }
 
     // ---- Answers ---------------------------------------------------------------------------------------
@@ -736,6 +742,7 @@ fn short_name(protocol: &DeliveryProtocol) -> String {
         DeliveryProtocol::Smtp { .. } => "smtp_client".into(),
         DeliveryProtocol::Maildir { path, .. } => format!("maildir:{path}"),
         DeliveryProtocol::Null => "null".into(),
+        DeliveryProtocol::CustomLua(lua) => format!("lua:{}", lua.constructor),
     }
 }
 
@@ -747,7 +754,9 @@ fn site_without_dns(queue: &str, config: &QueueConfig) -> Option<Site> {
             Some(found(mx::listed_site(mx_list)))
         }
         DeliveryProtocol::Smtp { .. } => mx::literal_site(destination).map(found),
-        DeliveryProtocol::Maildir { .. } | DeliveryProtocol::Null => {
+        DeliveryProtocol::Maildir { .. }
+        | DeliveryProtocol::Null
+        | DeliveryProtocol::CustomLua(_) => {
             Some(found((destination.into(), super::Hosts::default())))
         }
     }

@@ -3,10 +3,13 @@
 //! Invariant: what the engine hears goes through the [`Fence`]; once that is shut, nothing this task says reaches it. Every wait
 //! has the machine's deadline or one of its own.
 use crate::activity::Activity;
+use crate::counters::Counters;
 use crate::dial::{self, Dialled, NotDialled};
 use crate::engine_loop::Mail;
 use crate::local;
 use crate::plan;
+use crate::policy::{Held, Hold};
+use crate::sender;
 use crate::shared::{Attempt, Connection, Ending, LoadError, Shared, lock};
 use crate::world::World;
 use bytes::BytesMut;
@@ -32,7 +35,16 @@ use tokio::time::{sleep, timeout};
 /// What the engine asks of a session.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Deliver { op: OpId, message: SpoolId, recipients: RecipientSet },
+    Deliver {
+        op: OpId,
+        message: SpoolId,
+        recipients: RecipientSet,
+    },
+    /// For policy's senders, which get nothing else.
+    DeliverBatch {
+        op: OpId,
+        messages: Vec<(SpoolId, RecipientSet)>,
+    },
     Close,
 }
 
@@ -41,7 +53,7 @@ const COMMANDS: usize = 8;
 /// To say QUIT and shut the connection down.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// For a verdict after the final dot, once the process stops (D22).
-const STOP_GRACE: Duration = Duration::from_secs(6);
+pub(crate) const STOP_GRACE: Duration = Duration::from_secs(6);
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outstanding {
@@ -57,8 +69,8 @@ pub(crate) struct Fenced {
 #[derive(Debug, Default)]
 struct FenceState {
     shut: bool,
-    /// Shut by the engine's loop, while the task went on.
-    aborted: bool,
+    /// The task, or what it began, goes on although nobody waits for it any more; counted once, until it ends.
+    outlived: bool,
     outstanding: Option<Outstanding>,
     /// The last delivery whose completion went on its way.
     completed: Option<OpId>,
@@ -99,16 +111,24 @@ impl Fence {
     }
 
     /// By the engine's loop. `given`: the delivery that the loop hasn't heard the end of. `None` if there is nothing to be cut off: the task has
-    /// ended, or its completion is on the way, and what it says next counts.
-    fn abort(&self, given: Option<OpId>) -> Option<Fenced> {
+    /// ended, or its completion is on the way, and what it says next counts. Counted before the task can see it and end.
+    fn abort(&self, given: Option<OpId>, counters: &Counters) -> Option<Fenced> {
         let mut state = lock(&self.0);
         let is_on_the_way = given.is_some() && state.completed == given;
         if is_on_the_way || std::mem::replace(&mut state.shut, true) {
             return None;
         }
-        state.aborted = true;
+        state.outlive(counters);
         let outstanding = state.outstanding.take();
         Some(Fenced { body_began: outstanding.is_some_and(|outstanding| outstanding.body_began) })
+    }
+}
+
+impl FenceState {
+    fn outlive(&mut self, counters: &Counters) {
+        if !std::mem::replace(&mut self.outlived, true) {
+            counters.fenced_tasks.add(1);
+        }
     }
 }
 
@@ -139,12 +159,9 @@ impl SessionTask {
         let task = shared.runtime.spawn(run(link, presence, inbox));
         let shared = shared.clone();
         let abort = move |given| {
-            // Counted before the task can see it and end.
-            shared.counters.fenced_tasks.add(1);
-            let fenced = fence.abort(given);
-            match &fenced {
-                Some(_) => task.abort(),
-                None => shared.counters.fenced_tasks.sub(1),
+            let fenced = fence.abort(given, &shared.counters);
+            if fenced.is_some() {
+                task.abort();
             }
             fenced
         };
@@ -154,7 +171,7 @@ impl SessionTask {
     /// Gives the command back if the session has ended; its `SessionClosed` is on the way to the engine.
     pub fn tell(&mut self, command: Command) -> Option<Command> {
         let op = match &command {
-            Command::Deliver { op, .. } => Some(*op),
+            Command::Deliver { op, .. } | Command::DeliverBatch { op, .. } => Some(*op),
             Command::Close => self.given,
         };
         match self.commands.try_send(command) {
@@ -196,9 +213,21 @@ impl End {
         End { cause: CloseCause::Done, ending: None }
     }
 
-    fn never(cause: CloseCause, reply: Reply, connection: Connection) -> End {
+    pub fn never(cause: CloseCause, reply: Reply, connection: Connection) -> End {
         End { cause, ending: Some(Ending { reply, connection: Arc::new(connection) }) }
     }
+}
+
+/// What became of a message of a batch.
+pub(crate) struct Part {
+    pub outcome: Outcome,
+    pub tried: Option<Answered>,
+}
+
+/// A message that was sent, with the replies for its recipients.
+pub(crate) struct Answered {
+    pub message: Arc<Message>,
+    pub replies: Vec<(u32, Reply)>,
 }
 
 /// A delivery under way: what is needed to report it.
@@ -279,13 +308,49 @@ impl<W: World> Link<W> {
         self.ready().await;
     }
 
+    /// Tells the engine what became of each message of a batch, in its order.
+    pub async fn batch_attempted(
+        &self,
+        op: OpId,
+        parts: Vec<Part>,
+        connection: &Arc<Connection>,
+        reusable: bool,
+    ) {
+        if !self.fence.complete() {
+            self.shared.counters.late_completions.add(1);
+            return;
+        }
+        let mut outcomes = Vec::with_capacity(parts.len());
+        for Part { outcome, tried } in parts {
+            outcomes.push(Outcomes::Uniform(outcome));
+            if let Some(Answered { message, replies }) = tried {
+                let connection = connection.clone();
+                self.shared.keep_attempt(op, Attempt { message, replies, connection });
+            }
+        }
+        self.tell(EngineInput::BatchAttempted { op, outcomes, reusable }).await;
+    }
+
+    /// What was begun can't be made to end at once: it is counted until it does.
+    pub fn outlived(&self) {
+        lock(&self.fence.0).outlive(&self.shared.counters);
+    }
+
     /// The message couldn't be read: nobody's fault but ours, so only a delay. The session is as good as before.
     pub async fn not_loaded(&self, op: OpId, id: SpoolId, error: &LoadError) {
         if !self.fence.complete() {
             return;
         }
+        let outcome = self.unloaded(id, error);
+        let outcomes = Outcomes::Uniform(outcome);
+        self.tell(EngineInput::Attempted { op, outcomes, reusable: true }).await;
+        self.ready().await;
+    }
+
+    /// What it means for a message that it couldn't be read.
+    pub fn unloaded(&self, id: SpoolId, error: &LoadError) -> Outcome {
         reached(Mark::LoadFailed);
-        let outcome = match error {
+        match error {
             LoadError::Missing => {
                 self.missing(id);
                 Outcome::Gone
@@ -294,10 +359,7 @@ impl<W: World> Link<W> {
                 tracing::error!("a delivery couldn't begin: {error}");
                 Outcome::Deferred(Reply::new(400, "").reply_code())
             }
-        };
-        let outcomes = Outcomes::Uniform(outcome);
-        self.tell(EngineInput::Attempted { op, outcomes, reusable: true }).await;
-        self.ready().await;
+        }
     }
 
     /// Of a spool without damage: what was refused, seen before it was durable, and gone with a failed sync.
@@ -311,20 +373,25 @@ impl<W: World> Link<W> {
 }
 
 fn outcomes_of(fates: &[(u32, Fate)]) -> Outcomes {
-    let outcome = |fate: &Fate| match fate {
+    match fates {
+        [(_, only)] => Outcomes::Uniform(outcome_of(only)),
+        many => {
+            Outcomes::Each(many.iter().map(|(index, fate)| (*index, outcome_of(fate))).collect())
+        }
+    }
+}
+
+pub(crate) fn outcome_of(fate: &Fate) -> Outcome {
+    match fate {
         Fate::Delivered(reply) => Outcome::Delivered(reply.reply_code()),
         Fate::Deferred(reply) => Outcome::Deferred(reply.reply_code()),
         Fate::Refused(reply) => Outcome::Refused(reply.reply_code()),
         Fate::Unknown => Outcome::Unknown,
         Fate::Returned => Outcome::Returned,
-    };
-    match fates {
-        [(_, only)] => Outcomes::Uniform(outcome(only)),
-        many => Outcomes::Each(many.iter().map(|(index, fate)| (*index, outcome(fate))).collect()),
     }
 }
 
-fn reply_of(fate: Fate) -> Option<Reply> {
+pub(crate) fn reply_of(fate: Fate) -> Option<Reply> {
     match fate {
         Fate::Delivered(reply) | Fate::Deferred(reply) | Fate::Refused(reply) => Some(reply),
         Fate::Unknown | Fate::Returned => None,
@@ -338,22 +405,28 @@ pub(crate) fn returned(op: OpId) -> EngineInput {
     EngineInput::Attempted { op, outcomes, reusable: false }
 }
 
-/// Counts a session for as long as its task is there, however that ends.
-struct Presence<W: World>(Arc<Shared<W>>, Arc<Fence>);
+/// Counts a session for as long as its task is there, or what it began, however that ends.
+pub(crate) struct Presence<W: World>(Arc<Shared<W>>, Arc<Fence>);
 
 impl<W: World> Presence<W> {
-    fn of(link: &Link<W>) -> Presence<W> {
+    fn of(link: &Link<W>) -> Arc<Presence<W>> {
         let client = &link.shared.counters.smtp_client;
         client.connections.add(1);
         client.connections_total.add(1);
-        Presence(link.shared.clone(), link.fence.clone())
+        Arc::new(Presence(link.shared.clone(), link.fence.clone()))
+    }
+}
+
+impl<W: World> Held for Presence<W> {
+    fn late(&self) {
+        self.0.counters.late_completions.add(1);
     }
 }
 
 impl<W: World> Drop for Presence<W> {
     fn drop(&mut self) {
         self.0.counters.smtp_client.connections.sub(1);
-        if lock(&self.1.0).aborted {
+        if lock(&self.1.0).outlived {
             self.0.counters.fenced_tasks.sub(1);
         }
     }
@@ -361,7 +434,7 @@ impl<W: World> Drop for Presence<W> {
 
 async fn run<W: World>(
     link: Link<W>,
-    _presence: Presence<W>,
+    presence: Arc<Presence<W>>,
     mut commands: mpsc::Receiver<Command>,
 ) {
     link.enter(Phase::AttemptingConnection, None);
@@ -374,6 +447,9 @@ async fn run<W: World>(
         DeliveryProtocol::Maildir { .. } | DeliveryProtocol::Null => {
             local::run(&link, &mut commands).await
         }
+        DeliveryProtocol::CustomLua(lua) => {
+            sender::run(&link, lua, Hold::new(presence.clone()), &mut commands).await
+        }
     };
     if !link.fence.end() {
         return;
@@ -382,7 +458,7 @@ async fn run<W: World>(
     commands.close();
     // Waits for a command that is just being sent, which takes no time.
     while let Some(command) = commands.recv().await {
-        if let Command::Deliver { op, .. } = command {
+        if let Command::Deliver { op, .. } | Command::DeliverBatch { op, .. } = command {
             link.tell(returned(op)).await;
         }
     }
@@ -443,6 +519,7 @@ pub(crate) fn connection_of<W: World>(
         DeliveryProtocol::Smtp { .. } => "ESMTP",
         DeliveryProtocol::Maildir { .. } => "Maildir",
         DeliveryProtocol::Null => "Null",
+        DeliveryProtocol::CustomLua(_) => "Lua",
     };
     let provider = link.target.path.provider_name.as_deref().map(Into::into);
     let session = link.activity.session.clone();
@@ -651,6 +728,7 @@ impl<W: World> Dialogue<'_, W> {
             Command::Deliver { op, message, recipients } => {
                 self.deliver(op, message, recipients).await;
             }
+            Command::DeliverBatch { .. } => unreachable!("batches are for policy's senders"),
             Command::Close if self.delivery.is_none() => self.handle(Input::Close),
             // The process stops while a message is under way (D22).
             Command::Close if self.machine.has_sent_final_dot() => {

@@ -39,9 +39,10 @@ const NO_REPLY: &str = "the outcome was not recorded";
 pub(crate) async fn run<W: World>(shared: Arc<Shared<W>>, mut jobs: mpsc::UnboundedReceiver<Job>) {
     let loading = Arc::new(Semaphore::new(LOADING));
     while let Some(Job { op, conclusion }) = jobs.recv().await {
-        let attempt = conclusion.attempt.and_then(|attempt| shared.take_attempt(attempt));
+        let id = conclusion.message;
+        let attempt = conclusion.attempt.and_then(|attempt| shared.take_attempt(attempt, id));
         // Policy may have changed the message since the attempt.
-        let kept = shared.messages.get(conclusion.message);
+        let kept = shared.messages.get(id);
         let in_memory = kept.or_else(|| attempt.as_ref().map(|attempt| attempt.message.clone()));
         let subject = in_memory.map(Subject::whole);
         let needs = needs_of(&shared, &conclusion);

@@ -154,7 +154,7 @@ impl<W: World> EngineLoop<W> {
             return self.shared.counters.late_completions.add(1);
         };
         match &input {
-            Input::Attempted { .. } => task.given = None,
+            Input::Attempted { .. } | Input::BatchAttempted { .. } => task.given = None,
             Input::SessionClosed { .. } => self.dispatchers.forget(session),
             _ => {}
         }
@@ -199,6 +199,12 @@ impl<W: World> EngineLoop<W> {
                 if let Some(Command::Deliver { op, .. }) =
                     self.dispatchers.task(session).tell(command)
                 {
+                    self.own.push_back(returned(op));
+                }
+            }
+            Output::DeliverBatch { op, session, messages, deadline: _ } => {
+                let command = Command::DeliverBatch { op, messages };
+                if self.dispatchers.task(session).tell(command).is_some() {
                     self.own.push_back(returned(op));
                 }
             }

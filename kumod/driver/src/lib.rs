@@ -3,7 +3,7 @@
 //! # What is here
 //! - [`node`]: start, stop, and the [`node::Handle`] for the rest of the process.
 //! - `engine_loop`: one engine, one input at a time. `committer`: the only writer of the spool.
-//! - `server`, `intake`: mail comes in. `client`, `plan`, `local`: mail goes out. `concluder`: records and removals.
+//! - `server`, `intake`: mail comes in. `client`, `plan`, `local`, `sender`: mail goes out. `concluder`: records and removals.
 //! - [`health`]: the spool's gates, what feeds them and what they stop.
 //! - `journal`: the engine's inputs to disk. `questions`: policy and DNS for the engine. `enumeration`: what earlier lives left. `cache`: messages in memory.
 //! - [`policy`], [`record`], [`world`]: ports that are the driver's own; [`counters`]: what it counts;
@@ -37,6 +37,7 @@ pub mod policy;
 mod quarantine;
 mod questions;
 pub mod record;
+mod sender;
 mod server;
 mod shared;
 mod source_failures;

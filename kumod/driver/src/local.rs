@@ -34,6 +34,9 @@ pub(crate) async fn run<W: World>(link: &Link<W>, commands: &mut mpsc::Receiver<
                 link.attempted(delivery, fates, &connection, true).await;
                 link.ready().await;
             }
+            Ok(Some(Command::DeliverBatch { .. })) => {
+                unreachable!("batches are for policy's senders")
+            }
             Ok(Some(Command::Close) | None) | Err(_) => return End::done(),
         }
     }

@@ -65,7 +65,7 @@ async fn subject<W: World>(
     match question {
         Question::ThrottleInsert { message } => Ok((Some(load(*message).await?), None)),
         Question::Requeue { message, attempt, .. } => {
-            match attempt.and_then(|attempt| shared.peek_attempt(attempt)) {
+            match attempt.and_then(|attempt| shared.peek_attempt(attempt, *message)) {
                 Some((message, reply)) => Ok((Some(message), reply)),
                 None => Ok((Some(load(*message).await?), None)),
             }

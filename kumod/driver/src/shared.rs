@@ -93,7 +93,7 @@ pub(crate) struct Shared<W: World> {
     pub asking: Semaphore,
     /// The last record found no room in time: the next ones don't wait until one does.
     log_is_stuck: AtomicBool,
-    attempts: Mutex<HashMap<OpId, Attempt>>,
+    attempts: Mutex<HashMap<(OpId, SpoolId), Attempt>>,
     /// Recipients that the engine has done with, and whose last record isn't on disk. Only of messages that the engine holds.
     unlogged: Mutex<HashMap<SpoolId, RecipientSet>>,
     endings: Mutex<Endings>,
@@ -296,17 +296,17 @@ impl<W: World> Shared<W> {
     // ---- What the engine doesn't hold ------------------------------------------------------------------
 
     pub fn keep_attempt(&self, op: OpId, attempt: Attempt) {
-        lock(&self.attempts).insert(op, attempt);
+        lock(&self.attempts).insert((op, attempt.message.id), attempt);
     }
 
-    pub fn take_attempt(&self, op: OpId) -> Option<Attempt> {
-        lock(&self.attempts).remove(&op)
+    pub fn take_attempt(&self, op: OpId, id: SpoolId) -> Option<Attempt> {
+        lock(&self.attempts).remove(&(op, id))
     }
 
     /// The message and the first reply of an attempt that isn't concluded yet.
-    pub fn peek_attempt(&self, op: OpId) -> Option<(Arc<Message>, Option<Reply>)> {
+    pub fn peek_attempt(&self, op: OpId, id: SpoolId) -> Option<(Arc<Message>, Option<Reply>)> {
         let attempts = lock(&self.attempts);
-        let attempt = attempts.get(&op)?;
+        let attempt = attempts.get(&(op, id))?;
         let reply = attempt.replies.first().map(|(_, reply)| reply.clone());
         Some((attempt.message.clone(), reply))
     }

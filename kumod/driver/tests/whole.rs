@@ -5,6 +5,7 @@ mod health;
 mod memory;
 mod options;
 mod proxies;
+mod senders;
 
 use bytes::Bytes;
 use kumo_core::config::EsmtpListener;

@@ -110,7 +110,7 @@ async fn source(state: &mut State, name: &str) -> Result<EgressSource, CallError
 }
 
 /// The message as policy left it, if it changed it.
-fn changed(draft: Draft) -> Option<Message> {
+pub fn changed(draft: Draft) -> Option<Message> {
     draft.changed.then_some(draft.message)
 }
 

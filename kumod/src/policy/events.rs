@@ -6,7 +6,7 @@ use super::error::PolicyError;
 use super::setup::Handler;
 use super::state::{CallError, State};
 use kumo_core::config::options::Constructed;
-use mlua::{MultiValue, Value as Lv};
+use mlua::{MultiValue, Table, Value as Lv};
 
 pub const INIT: &str = "init";
 pub const PRE_INIT: &str = "pre_init";
@@ -216,6 +216,14 @@ impl Returned<'_> {
             |item: mlua::Result<Lv>| item.ok()?.as_string()?.to_str().ok().map(|s| s.to_string());
         let texts: Option<Vec<String>> = table.sequence_values::<Lv>().map(text).collect();
         texts.map(Some).ok_or_else(|| self.wrong(EXPECTED))
+    }
+
+    /// A table, and where the handler stands.
+    pub fn table(&self) -> Result<(Table, &str), CallError> {
+        match self.first() {
+            Lv::Table(table) => Ok((table, &self.handler.place)),
+            _ => Err(self.wrong("a table")),
+        }
     }
 
     /// What the constructor of `T` made, or nil.

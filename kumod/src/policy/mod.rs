@@ -12,6 +12,10 @@
 //! Not covered: a single C function that computes for long without allocating, which is what `string.find` can do
 //! with a pattern that backtracks; and waiting for the disk in `io`.
 //!
+//! # Senders
+//! What a `custom_lua` constructor makes lives in a state and on a thread of its own for as long as its session does (`sender`), so that
+//! one that blocks its thread holds up nobody else's mail.
+//!
 //! # Errors
 //! An error of policy names the event, file and line. In a session it is `421 4.3.0 … technical difficulties` and the
 //! text goes into the Rejection record; in the engine it is `Answer::Failed`. `kumo.reject` is not an error.
@@ -39,6 +43,7 @@ mod pool;
 mod program;
 mod proxy;
 mod reject;
+mod sender;
 mod serde_module;
 mod service;
 mod session;
@@ -61,6 +66,8 @@ pub use tools::{Report, script, validate};
 pub struct PolicyOptions {
     /// Lua states, and so calls at one time.
     pub states: usize,
+    /// Senders that policy has made and that haven't ended; each has a state and a thread of its own.
+    pub senders: usize,
     /// Calls after which a state is replaced.
     pub uses: u32,
     /// Lua instructions of one call.
@@ -74,6 +81,7 @@ impl Default for PolicyOptions {
         PolicyOptions {
             // As many as there have to be: one that never sleeps is done before the next thread asks.
             states: 64,
+            senders: 512,
             uses: 1_000,
             instructions: 100_000_000,
             memory: 256 * 1024 * 1024,

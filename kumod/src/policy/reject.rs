@@ -73,7 +73,7 @@ fn raise(
 }
 
 /// Lines separated by `\n`, without other control characters, not longer than the limit.
-fn clean(text: &str) -> String {
+pub fn clean(text: &str) -> String {
     let lines = text.trim_end().replace("\r\n", "\n");
     let kept = lines.chars().filter(|c| *c == '\n' || !c.is_control());
     let mut cleaned: String = kept.collect();

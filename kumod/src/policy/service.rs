@@ -5,20 +5,26 @@ use super::error::PolicyError;
 use super::events;
 use super::pool::Pool;
 use super::program::Program;
+use super::sender::{self, LuaSender};
 use super::setup::{Phase, Setup};
 use super::state::State;
 use super::{engine, session};
 use kumo_core::engine::{Answer, Question};
 use kumo_core::message::Message;
 use kumo_core::smtp::server::{self, Handled};
-use kumo_driver::policy::{EngineAnswer, EngineHandled, EngineQuestion, Generated, Policy};
+use kumo_driver::policy::{
+    EngineAnswer, EngineHandled, EngineQuestion, Generated, Opening, Policy,
+};
 use mlua::MultiValue;
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// An operator's policy, ready to be asked.
 pub struct LuaPolicy {
     pool: Pool,
+    senders: Arc<Semaphore>,
     events: BTreeSet<String>,
 }
 
@@ -38,7 +44,8 @@ impl LuaPolicy {
         let setup = initialise(&mut state).await?;
         let events = state.events().into_iter().collect();
         let warnings = program.warnings();
-        let policy = LuaPolicy { pool: Pool::new(program), events };
+        let senders = Arc::new(Semaphore::new(program.options.senders));
+        let policy = LuaPolicy { pool: Pool::new(program), senders, events };
         Ok(Loaded { policy, setup, warnings })
     }
 
@@ -69,6 +76,8 @@ pub async fn initialise(state: &mut State) -> Result<Setup, PolicyError> {
 }
 
 impl Policy for LuaPolicy {
+    type Sender = LuaSender;
+
     fn handled(&self) -> Handled {
         Handled {
             connection_accepted: self.handles(events::CONNECTION_ACCEPTED),
@@ -126,6 +135,13 @@ impl Policy for LuaPolicy {
         let generated = session::message_generated(&mut lease, message).await;
         lease.finish();
         generated
+    }
+
+    async fn open_sender(&self, opening: Opening) -> Result<LuaSender, String> {
+        if !self.handles(&opening.constructor) {
+            return Err(sender::no_handler(&opening.constructor).to_string());
+        }
+        sender::open(self.pool.program(), &self.senders, opening).await
     }
 }
 

@@ -127,11 +127,16 @@ fn say_if_never_called(lua: &Lua, program: &Program, event: &str) {
         true => String::new(),
         false => nearest::hint(event, called.iter().copied()),
     };
+    // Any other name may be that of a constructor, which a queue's `custom_lua` says.
+    if hint.is_empty() && !events::is_known(event) {
+        return;
+    }
     let place = calling_line(lua).map_or(String::new(), |place| format!("{place}: "));
     program.warn(format!("{place}kumo.on: this version never calls {event:?}{hint}"));
 }
 
-fn place_of(function: &Function) -> String {
+/// `FILE:LINE` of its definition.
+pub fn place_of(function: &Function) -> String {
     let info = function.info();
     let file = info.short_src.as_deref().unwrap_or("?").to_string();
     format!("{file}:{}", info.line_defined.unwrap_or(0))

@@ -149,11 +149,7 @@ impl State {
     }
 
     /// Arguments for a call; making them fails where no memory is left.
-    pub fn arguments(
-        &mut self,
-        event: &str,
-        made: mlua::Result<MultiValue>,
-    ) -> Result<MultiValue, CallError> {
+    pub fn arguments<T>(&mut self, event: &str, made: mlua::Result<T>) -> Result<T, CallError> {
         made.map_err(|error| self.explain(Some(event), None, &error))
     }
 
@@ -185,10 +181,15 @@ impl State {
         first_line_in(&trace)
     }
 
+    /// It ran out of something: there is no use in another call.
+    pub fn is_spoiled(&self) -> bool {
+        self.spoiled || self.library.budget.is_exhausted()
+    }
+
     /// Whether the next call may have this state, too. Collects garbage where there is much of it.
     pub fn is_reusable(&self) -> bool {
         let options = &self.program.options;
-        if self.spoiled || self.library.budget.is_exhausted() || self.uses >= options.uses {
+        if self.is_spoiled() || self.uses >= options.uses {
             return false;
         }
         let much = options.memory / 8;

@@ -73,6 +73,21 @@ fn too_many(facts: &Facts<'_>, submission: Submission, story: &Story<'_>) -> Opt
 }
 
 fn unknown_attempts(facts: &Facts<'_>, story: &Story<'_>, recipient: &str) -> usize {
+    count_unknown(facts, story, recipient) + given_up(facts, story, recipient)
+}
+
+/// Of policy's senders: one that hangs is its own doing, and a scenario's table may say so.
+fn given_up(facts: &Facts<'_>, story: &Story<'_>, recipient: &str) -> usize {
+    let records = story.ids.iter().flat_map(|id| facts.records(*id));
+    let given_up = records.filter(|record| {
+        record.kind == RecordKind::TransientFailure
+            && record.text.contains("policy's sender was given up")
+            && record.concerns(recipient)
+    });
+    given_up.count()
+}
+
+fn count_unknown(facts: &Facts<'_>, story: &Story<'_>, recipient: &str) -> usize {
     // A node that says so where nothing at all went wrong has misread a reply.
     let is_calm = |kind: &FaultKind| matches!(kind.port(), "dns" | "files" | "client");
     let fired = facts.universe.faults.fired();
@@ -107,6 +122,8 @@ fn may_come_again<'f>(
                     || copy.at + STOPPING >= *ended
                         && facts.trouble_between(&["net", "peer"], copy.began, *ended)
             }
+            // Nobody had given the sender up yet.
+            _ if copy.was_forgotten && *ended <= copy.at + LOGGED_BY => true,
             _ => *ended <= soon || facts.trouble_between(&between, copy.began, *ended),
         });
     let from = Mono(copy.began.0.saturating_sub(ON_THE_WAY.as_nanos() as u64));

@@ -29,6 +29,7 @@ use kumo_core::queue_name::QueueName;
 use kumo_core::time::{Duration, Mono};
 use kumo_io_sim::fault::FaultKind;
 use kumo_io_sim::ledger::{Answer, End, Entry, Event, Submission};
+use kumo_io_sim::sender;
 use kumo_io_sim::universe::Universe;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -53,6 +54,8 @@ pub struct Copy<'l> {
     pub began: Mono,
     pub recipients: &'l [String],
     pub content: &'l [u8],
+    /// Policy's sender took it, and hung before it said so.
+    pub was_forgotten: bool,
 }
 
 /// All that is known of one attempt of a client.
@@ -151,14 +154,22 @@ impl<'l> Facts<'l> {
             Event::BodyBegan { submission: Some(submission), recipients } => {
                 self.story(*submission).bodies.push((at, recipients));
             }
-            Event::Sunk { submission: Some(submission), recipients, content, .. } => {
+            Event::Sunk {
+                submission: Some(submission),
+                recipients,
+                content,
+                reply_lost,
+                server,
+                ..
+            } => {
                 let id = id_in(content);
                 let story = self.story(*submission);
                 story.ids.extend(id);
                 // Each body ends in one copy at most.
                 let same = story.bodies.iter().rposition(|(_, of)| of == recipients);
                 let began = same.map_or(at, |index| story.bodies.remove(index).0);
-                story.copies.push(Copy { at, began, recipients, content });
+                let was_forgotten = *reply_lost && server == sender::SERVER;
+                story.copies.push(Copy { at, began, recipients, content, was_forgotten });
             }
             Event::Recorded { kind, id, recipients, text, queue, .. } => {
                 let record = Record { at, kind: *kind, recipients, text, queue };

@@ -13,8 +13,8 @@ fn longest(kind: WaitKind, options: &Options) -> Option<Duration> {
         WaitKind::SpoolWrite => None,
         WaitKind::SpoolRead => minutes(1),
         WaitKind::Dial | WaitKind::TlsHandshake => minutes(3),
-        // The server's wait for a client is the longest, then the client's for a verdict.
-        WaitKind::Read | WaitKind::Write => Some(
+        // The server's wait for a client is the longest, then the client's for a verdict, which a sender's may be, too.
+        WaitKind::Read | WaitKind::Write | WaitKind::Sender => Some(
             options.node.client_timeout.max(Duration::from_secs(600)) + Duration::from_secs(60),
         ),
         WaitKind::Resolve => minutes(2),

@@ -43,6 +43,23 @@ fn a_stuck_delivery_is_put_back_once_with_a_record_and_no_attempt() {
 }
 
 #[test]
+fn each_message_of_a_stuck_batch_is_put_back() {
+    let mut outside = Outside::default();
+    outside.queue.protocol = batches::sender(3, 3, 60);
+    let mut bench = Bench::new(outside);
+    bench.hold_deliveries = true;
+    let ids: Vec<SpoolId> = (0..3).map(|_| bench.admit()).collect();
+    assert_eq!(bench.held_batches.len(), 1);
+    bench.input(stuck(1));
+    let noted: Vec<SpoolId> = bench.notes.iter().map(|(id, ..)| *id).collect();
+    assert_eq!(noted, ids);
+    assert_eq!(bench.engine.ready_queues()[0].in_flight, 0);
+    bench.hold_deliveries = false;
+    bench.pass(3 * MINUTE);
+    assert_eq!(bench.removed.len(), 3);
+}
+
+#[test]
 fn what_policy_says_of_an_aborted_message_is_asked_without_counting_an_attempt() {
     let config = EngineConfig { asks_requeue: true, ..EngineConfig::default() };
     let mut bench = Bench::asking(Outside::default(), config);

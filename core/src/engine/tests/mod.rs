@@ -1,6 +1,7 @@
 //! The engine against a scripted outside: every question answered, every operation completed, as each test says. Here is the
 //! outside; the tests stand in the files of this folder.
 mod abort;
+mod batches;
 mod life;
 mod limits;
 mod operators;
@@ -9,7 +10,7 @@ mod suspension;
 mod swarm;
 
 use super::*;
-use crate::config::queue::{DeliveryProtocol, MxListEntry};
+use crate::config::queue::{CustomLua, DeliveryProtocol, MxListEntry};
 use crate::config::{
     EgressPath, EgressPool, EgressSource, LimitSpec, PoolEntry, QueueConfig, ThrottleSpec,
 };
@@ -94,6 +95,9 @@ struct Bench {
     /// Nothing comes of a connection, not even a failure.
     silent_connections: bool,
     ignores_aborts: bool,
+    held_batches: Vec<(OpId, SessionId)>,
+    /// When each batch left, and what was in it.
+    batches: Vec<(Mono, Vec<SpoolId>)>,
     /// Questions that nobody answers until the test does.
     unanswered: fn(&Output) -> bool,
     holds_conclusions: bool,
@@ -130,6 +134,8 @@ impl Bench {
             body_began: false,
             silent_connections: false,
             ignores_aborts: false,
+            held_batches: vec![],
+            batches: vec![],
             unanswered: |_| false,
             holds_conclusions: false,
             waiting: vec![],
@@ -223,12 +229,33 @@ impl Bench {
             }
             Output::Abort { .. } if self.ignores_aborts => {}
             Output::Abort { session, .. } if self.busy.remove(&session) => {
-                let index = self.held.iter().position(|(_, of, ..)| *of == session);
-                let (op, ..) = self.held.remove(index.expect("what is busy is held"));
+                let single = self.held.iter().position(|(_, of, ..)| *of == session);
+                let op = match single {
+                    Some(index) => self.held.remove(index).0,
+                    None => {
+                        let batch = self.held_batches.iter().position(|(_, of)| *of == session);
+                        self.held_batches.remove(batch.expect("what is busy is held")).0
+                    }
+                };
                 self.open.remove(&session);
                 let outcomes = Outcomes::Uniform(Outcome::Aborted { began: self.body_began });
                 inputs.push_back(Input::Attempted { op, outcomes, reusable: false });
                 inputs.push_back(Input::SessionClosed { session, cause: CloseCause::Aborted });
+            }
+            Output::DeliverBatch { op, session, messages, .. } => {
+                assert!(self.busy.insert(session), "one delivery at a time");
+                let ids = messages.iter().map(|(id, _)| *id).collect();
+                self.batches.push((self.now.mono, ids));
+                if self.hold_deliveries {
+                    self.held_batches.push((op, session));
+                    return;
+                }
+                self.busy.remove(&session);
+                let outcome = &mut self.outside.outcome;
+                let of = |(_, set): &(SpoolId, RecipientSet)| outcome(&self.open[&session], set);
+                let outcomes = messages.iter().map(of).collect();
+                inputs.push_back(Input::BatchAttempted { op, outcomes, reusable: true });
+                inputs.push_back(Input::SessionReady { session });
             }
             Output::Close { session } | Output::Abort { session, .. } => {
                 if !self.busy.contains(&session) && self.open.remove(&session).is_some() {

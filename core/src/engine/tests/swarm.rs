@@ -42,6 +42,11 @@ enum Step {
     /// From here on deliveries hang, or end at once.
     Wedge(bool),
     Stuck(usize),
+    Batches {
+        size: u64,
+        min: u64,
+        latency: u64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -58,6 +63,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::CloseIdle),
         1 => any::<bool>().prop_map(Step::Wedge),
         2 => (0usize..8).prop_map(Step::Stuck),
+        1 => (1u64..6, 1u64..6, 0u64..400).prop_map(|(size, min, latency)| {
+            Step::Batches { size, min: min.min(size), latency }
+        }),
     ]
 }
 
@@ -121,6 +129,9 @@ fn take(bench: &mut Bench, step: Step) {
             bench.body_began = nth % 2 == 0;
             session.into_iter().for_each(|session| stuck(bench, session));
         }
+        Step::Batches { size, min, latency } => {
+            bench.outside.queue.protocol = batches::sender(size, min, latency);
+        }
     }
 }
 
@@ -161,8 +172,7 @@ proptest! {
         bench.outside = Outside { path: bench.outside.path.clone(), queue: bench.outside.queue.clone(), pool: bench.outside.pool.clone(), ..Outside::default() };
         bench.input(Input::SpoolHealth { healthy: true });
         bench.hold_deliveries = false;
-        while let Some((_, session, ..)) = bench.held.first() {
-            let session = *session;
+        while let Some(session) = bench.busy.first().copied() {
             stuck(&mut bench, session);
         }
         bench.pass(Duration::from_secs(3 * 3600));

@@ -11,7 +11,9 @@ use kumo_core::message::Message;
 use kumo_core::port::*;
 use kumo_core::smtp::server;
 use kumo_core::time::{Duration, Mono, Now, Wall};
-use kumo_driver::policy::{EngineAnswer, EngineHandled, EngineQuestion, Generated, Policy};
+use kumo_driver::policy::{
+    EngineAnswer, EngineHandled, EngineQuestion, Generated, Opening, Policy,
+};
 use kumo_driver::record::{RecordEvent, Recorder};
 use kumo_driver::world::World;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -21,6 +23,10 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+
+pub mod senders;
+
+use senders::{ScriptedSender, Senders};
 
 type Pages = BTreeMap<(Family, SpoolId), Bytes>;
 
@@ -328,6 +334,7 @@ pub struct FixedPolicy {
     pub source: EgressSource,
     /// What it says when it is asked about a message, always in vain; it doesn't want to be asked without.
     pub failure: Option<&'static str>,
+    pub senders: Senders,
 }
 
 impl FixedPolicy {
@@ -342,11 +349,13 @@ impl FixedPolicy {
             path,
             source: EgressSource::named("unspecified"),
             failure: None,
+            senders: Senders::default(),
         }
     }
 }
 
 impl Policy for FixedPolicy {
+    type Sender = ScriptedSender;
     fn handled(&self) -> server::Handled {
         server::Handled::default()
     }
@@ -380,6 +389,9 @@ impl Policy for FixedPolicy {
     }
     async fn message_generated(&self, message: Message) -> Generated {
         Generated::Proceed(message)
+    }
+    async fn open_sender(&self, opening: Opening) -> Result<ScriptedSender, String> {
+        self.senders.open(opening).await
     }
 }
 

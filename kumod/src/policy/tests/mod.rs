@@ -3,6 +3,7 @@ mod budget;
 mod engine;
 mod loading;
 mod message;
+mod sender;
 mod session;
 
 use super::{Loaded, LuaPolicy, PolicyError, PolicyOptions};
@@ -14,7 +15,7 @@ use kumo_core::smtp::server::{Answer, Asked, Question, Verdict};
 use kumo_driver::policy::Policy;
 
 const OPTIONS: PolicyOptions =
-    PolicyOptions { states: 2, uses: 100, instructions: 2_000_000, memory: 16 << 20 };
+    PolicyOptions { states: 2, senders: 2, uses: 100, instructions: 2_000_000, memory: 16 << 20 };
 
 /// `source` with `kumo` at hand, on line 1.
 async fn try_load(source: &str) -> Result<Loaded, PolicyError> {
