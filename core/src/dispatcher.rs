@@ -74,24 +74,40 @@ pub struct Progress {
     pub began: Mono,
     pub phase: Phase,
     pub detail: Option<Detail>,
-    /// When it was last heard of: a phase or detail was entered, a reply came, or the peer took some of a body.
+    /// When it was last heard of: a phase or detail was entered, a reply came, or the peer took enough of a body.
     pub last: Mono,
+    /// Of a body, since then.
+    taken: u64,
 }
+
+/// A peer that takes a body at this rate makes progress (D8), with so much at a time.
+const BODY_OCTETS_A_SECOND: u64 = 500;
+const BODY_OCTETS: u64 = 4_096;
 
 impl Progress {
     pub fn new(now: Mono) -> Progress {
-        Progress { began: now, phase: Phase::Starting, detail: None, last: now }
+        Progress { began: now, phase: Phase::Starting, detail: None, last: now, taken: 0 }
     }
 
     /// Counts only if it is news.
     pub fn enter(&mut self, now: Mono, phase: Phase, detail: Option<Detail>) {
         if (self.phase, self.detail) != (phase, detail) {
-            (self.phase, self.detail, self.last) = (phase, detail, now);
+            (self.phase, self.detail) = (phase, detail);
+            self.touch(now);
         }
     }
 
     pub fn touch(&mut self, now: Mono) {
-        self.last = now;
+        (self.last, self.taken) = (now, 0);
+    }
+
+    /// The peer has taken so much more of a body.
+    pub fn took(&mut self, now: Mono, octets: usize) {
+        self.taken += octets as u64;
+        let wanted = now.since(self.last).as_secs().saturating_mul(BODY_OCTETS_A_SECOND);
+        if self.taken >= wanted.max(BODY_OCTETS) {
+            self.touch(now);
+        }
     }
 
     /// Why it was aborted, for the records of what it had in hand (seed.md 4). `session`: as its records bear it.
@@ -104,32 +120,6 @@ impl Progress {
         format!(
             "dispatcher watchdog aborted task; phase={phase} detail={detail} session={session} age={age} time_in_phase={idle}"
         )
-    }
-}
-
-/// Octets of a body that a peer has to take in [`BODY_TIME`] for it to be progress: 500 a second.
-const BODY_OCTETS: u64 = 30_000;
-const BODY_TIME: Duration = Duration::from_secs(60);
-
-/// Whether a peer takes a body fast enough (D8).
-#[derive(Clone, Copy, Debug, Default)]
-pub struct BodyRate {
-    since: Mono,
-    octets: u64,
-}
-
-impl BodyRate {
-    /// So many more were taken: whether that makes enough of them, in little enough time, for progress.
-    pub fn took(&mut self, now: Mono, octets: usize) -> bool {
-        if now.since(self.since) > BODY_TIME {
-            *self = BodyRate { since: now, octets: 0 };
-        }
-        self.octets += octets as u64;
-        let is_enough = self.octets >= BODY_OCTETS;
-        if is_enough {
-            *self = BodyRate { since: now, octets: 0 };
-        }
-        is_enough
     }
 }
 
@@ -277,15 +267,23 @@ mod tests {
 
     #[test]
     fn a_body_is_progress_at_500_octets_a_second() {
-        let minutes_with_progress = |octets_a_second: usize| {
-            let mut rate = BodyRate::default();
-            let told = (0..600).filter(|second| rate.took(at(1000 + second), octets_a_second));
-            let minutes: BTreeSet<u64> = told.map(|second| second / 61).collect();
-            minutes.len()
+        let longest_silence = |octets_a_second: usize| {
+            let mut progress = Progress::new(at(0));
+            let idle = (1..600).map(|second| {
+                progress.took(at(second), octets_a_second);
+                at(second).since(progress.last).as_secs()
+            });
+            idle.max().unwrap()
         };
-        assert_eq!(minutes_with_progress(400), 0);
-        assert_eq!(minutes_with_progress(500), 10);
-        assert_eq!(minutes_with_progress(100_000), 10);
+        assert_eq!(longest_silence(400), 599, "never");
+        assert_eq!(longest_silence(500), 8);
+        assert_eq!(longest_silence(4_096), 0);
+        // What it didn't take in time counts against it later.
+        let mut progress = Progress::new(at(0));
+        progress.took(at(100), 49_000);
+        assert_eq!(progress.last, at(0));
+        progress.took(at(100), 1_000);
+        assert_eq!(progress.last, at(100));
     }
 
     proptest! {

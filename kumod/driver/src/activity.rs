@@ -2,7 +2,7 @@
 //! off. Invariant: telling costs a lock that is held for a moment, and nothing here is ever waited for. What it means is
 //! `core::dispatcher`'s to say.
 use crate::shared::{Connection, lock};
-use kumo_core::dispatcher::{BodyRate, Detail, Phase, Progress};
+use kumo_core::dispatcher::{Detail, Phase, Progress};
 use kumo_core::time::Mono;
 use std::sync::{Arc, Mutex};
 
@@ -16,14 +16,13 @@ pub(crate) struct Activity {
 #[derive(Debug)]
 struct State {
     progress: Progress,
-    body: BodyRate,
     connection: Option<Arc<Connection>>,
 }
 
 impl Activity {
     pub fn new(session: String, now: Mono) -> Activity {
         let progress = Progress::new(now);
-        let state = State { progress, body: BodyRate::default(), connection: None };
+        let state = State { progress, connection: None };
         Activity { session, state: Mutex::new(state) }
     }
 
@@ -37,10 +36,7 @@ impl Activity {
 
     /// The peer has taken so much more of a body.
     pub fn took(&self, now: Mono, octets: usize) {
-        let mut state = lock(&self.state);
-        if state.body.took(now, octets) {
-            state.progress.touch(now);
-        }
+        lock(&self.state).progress.took(now, octets);
     }
 
     pub fn connected(&self, connection: &Arc<Connection>) {

@@ -1,10 +1,12 @@
 //! The JSON that goes over HTTP, for the server and the tools alike. Names and forms are those that operators' scripts
 //! read and write (core.md 8). Invariant: a request with a field that isn't known doesn't parse.
+use kumo_core::ceilings::EffectiveConstraints;
 use kumo_core::config::duration;
 use kumo_core::date;
 use kumo_core::message::Meta;
 use kumo_core::time::{Duration, Wall};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -184,6 +186,103 @@ pub struct FailureClass {
     pub last: Option<Moment>,
     /// The last one, in words.
     pub why: Option<String>,
+}
+
+/// A ready queue from inside.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InspectReadyQ {
+    pub queue_name: String,
+    /// `null` where the DNS has no part in it.
+    pub mx: Option<MxHosts>,
+    pub egress_source: String,
+    pub egress_pool: String,
+    /// `smtp_client`, `lua`, `maildir` or `null`.
+    pub protocol: String,
+    pub state: ReadyQState,
+    /// `null` until policy has said it; so are the constraints.
+    pub path_config: Option<Value>,
+    /// The path's alone: what its scheduled queues allow isn't in it.
+    pub constraints: Option<EffectiveConstraints>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled_queue_names: Option<Vec<String>>,
+    /// The oldest first.
+    pub dispatchers: Vec<DispatcherState>,
+    pub now: Moment,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MxHosts {
+    pub site_name: String,
+    /// Hosts by preference, which is a number in text.
+    pub by_preference: BTreeMap<String, Vec<String>>,
+    /// False: the domain itself stands in for missing MX records.
+    pub is_mx: bool,
+    pub is_domain_literal: bool,
+    pub is_secure: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReadyQState {
+    pub ready_count: u64,
+    pub connection_count: u64,
+    pub connection_rate_throttled: Option<Obstacle>,
+    pub connection_limited: Option<Obstacle>,
+    pub message_rate_throttled: Option<Obstacle>,
+    /// By an operator.
+    pub suspended: Option<ReadyQSuspension>,
+    /// `null` until policy has said the path's configuration.
+    #[serde(with = "duration::optional_text")]
+    pub watchdog_threshold: Option<Duration>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Obstacle {
+    pub context: String,
+    pub since: Moment,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReadyQSuspension {
+    pub id: String,
+    pub name: String,
+    pub reason: String,
+    /// What is left of it.
+    #[serde(with = "duration::text")]
+    pub duration: Duration,
+    pub expires: Moment,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DispatcherState {
+    /// As the records of its deliveries bear it.
+    pub session_id: String,
+    pub started_at: Moment,
+    #[serde(with = "duration::text")]
+    pub age: Duration,
+    /// A name, or an object with the name as its key.
+    pub phase: Value,
+    pub detail: Option<String>,
+    /// Since it was last heard of.
+    #[serde(with = "duration::text")]
+    pub time_in_current_phase: Duration,
+    pub messages_delivered: u64,
+    pub messages_transfailed: u64,
+    pub messages_failed: u64,
+    /// Always 0, for those who read it.
+    pub delivered_this_connection: u64,
+    pub overall_rate_per_sec: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReadyQStates {
+    pub states_by_ready_queue: BTreeMap<String, ReadyQState>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AbortConnection {
+    pub queue_name: String,
+    pub session_id: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

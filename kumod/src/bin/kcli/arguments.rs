@@ -88,6 +88,23 @@ pub enum Command {
         #[arg(long)]
         want_body: bool,
     },
+    /// Shows a ready queue from inside: what it is made of, what holds it back, its ceilings, and what each of its connections does
+    #[command(after_help = "Examples:
+  kcli inspect-ready-q 'ip-1->(mx1|mx2).example.com@smtp_client'
+  kcli inspect-ready-q --connections --sched-q 'ip-1->mx.example.com@smtp_client'")]
+    InspectReadyQ(InspectReadyQArguments),
+    /// Cuts off one connection of a ready queue; its message goes back to its scheduled queue, and no attempt is counted
+    #[command(
+        after_help = "Example: kcli abort-ready-q-conn 'ip-1->mx.example.com@smtp_client' 5f0b7d11-8c5e-4d1c-9a2b-4e5f4fb2a3c6"
+    )]
+    AbortReadyQConn {
+        /// As `kcli queue-summary` shows it
+        #[arg(value_name = "QUEUE_NAME")]
+        queue_name: String,
+        /// As `kcli inspect-ready-q --connections` and delivery records show it
+        #[arg(value_name = "SESSION_ID")]
+        session_id: String,
+    },
     /// Says what kumod's diagnostic log lets through, until its next start
     #[command(after_help = "Examples:
   kcli set-log-filter 'kumod=debug'
@@ -150,6 +167,25 @@ pub enum Command {
         #[command(subcommand)]
         subject: Subject,
     },
+}
+
+#[derive(Args, Clone, Debug, Default)]
+pub struct InspectReadyQArguments {
+    /// List its connections: what each does and for how long, and what it has delivered
+    #[arg(long, conflicts_with = "json")]
+    pub connections: bool,
+    /// Show the configuration of its egress path
+    #[arg(long, conflicts_with = "json")]
+    pub config: bool,
+    /// List the scheduled queues that use it
+    #[arg(long, conflicts_with = "json")]
+    pub sched_q: bool,
+    /// Print JSON, with everything
+    #[arg(long)]
+    pub json: bool,
+    /// As `kcli queue-summary` shows it
+    #[arg(value_name = "QUEUE_NAME")]
+    pub queue_name: String,
 }
 
 /// How a listing is printed.

@@ -6,6 +6,7 @@ mod explain;
 mod inspect;
 mod output;
 mod queues;
+mod ready;
 mod server;
 mod sources;
 mod spool;
@@ -15,6 +16,7 @@ mod tests;
 
 use arguments::{Arguments, Command};
 use clap::Parser;
+use kumod::http::api::AbortConnection;
 use server::{Failure, Server};
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -64,6 +66,10 @@ async fn run(arguments: Arguments) -> Result<String, Failure> {
         Command::SuspendReadyQCancel { id } => suspend::cancel_ready(&mut server, id).await,
         Command::InspectMessage { id, want_body } => {
             inspect::message(&mut server, &id, want_body).await
+        }
+        Command::InspectReadyQ(wanted) => ready::inspect(&mut server, &wanted).await,
+        Command::AbortReadyQConn { queue_name, session_id } => {
+            ready::abort(&mut server, AbortConnection { queue_name, session_id }).await
         }
         Command::SetLogFilter { filter } => inspect::set_log_filter(&mut server, filter).await,
         Command::SourceList(form) => sources::list(&mut server, form).await,

@@ -1,12 +1,15 @@
 //! kcli against a server that records what it was asked and answers what the test says.
-use super::arguments::Arguments;
+use super::arguments::{Arguments, InspectReadyQArguments};
 use super::server::Failure;
-use super::{bounce, explain, output, queues, run, sources, suspend};
+use super::{bounce, explain, output, queues, ready, run, sources, suspend};
 use clap::{CommandFactory, Parser};
+use kumo_core::ceilings::EffectiveConstraints;
+use kumo_core::config::EgressPath;
 use kumo_core::time::Wall;
 use kumod::http::api::{
-    BounceEntry, Explanation, FailureClass, Moment, QueueSummary, ReadyQueue, ScheduledQueue,
-    Source, SourceSuspension, Sources, SuspendEntry, SuspendReadyEntry,
+    BounceEntry, DispatcherState, Explanation, FailureClass, InspectReadyQ, Moment, MxHosts,
+    Obstacle, QueueSummary, ReadyQState, ReadyQSuspension, ReadyQueue, ScheduledQueue, Source,
+    SourceSuspension, Sources, SuspendEntry, SuspendReadyEntry,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -420,5 +423,143 @@ fn sources_are_listed_with_what_speaks_against_them() {
     assert_eq!(
         sources::render(&sources),
         "no message has needed an egress source since the start\n"
+    );
+}
+
+fn stuck_ready_queue() -> InspectReadyQ {
+    let moment = |seconds| Moment(Wall::from_unix_seconds(seconds));
+    let dispatcher = |id: &str, idle: u64, phase, detail: Option<&str>| DispatcherState {
+        session_id: id.into(),
+        started_at: moment(0),
+        age: Duration::from_millis(725_900),
+        phase,
+        detail: detail.map(Into::into),
+        time_in_current_phase: Duration::from_secs(idle),
+        messages_delivered: 1_234,
+        messages_transfailed: 5,
+        messages_failed: 0,
+        delivered_this_connection: 0,
+        overall_rate_per_sec: 1.7,
+    };
+    let path = EgressPath {
+        max_connection_rate: "3/s".parse().ok(),
+        max_deliveries_per_connection: 20,
+        ..EgressPath::default()
+    };
+    InspectReadyQ {
+        queue_name: "ip-1->(mx1|mx2).example.com@smtp_client".into(),
+        mx: Some(MxHosts {
+            site_name: "(mx1|mx2).example.com".into(),
+            by_preference: [
+                ("10".to_string(), vec!["mx1.example.com".to_string()]),
+                ("5".to_string(), vec!["mx2.example.com".to_string()]),
+            ]
+            .into(),
+            is_mx: false,
+            is_domain_literal: false,
+            is_secure: true,
+        }),
+        egress_source: "ip-1".into(),
+        egress_pool: "main".into(),
+        protocol: "smtp_client".into(),
+        state: ReadyQState {
+            ready_count: 1_142,
+            connection_count: 2,
+            connection_rate_throttled: None,
+            connection_limited: Some(Obstacle {
+                context: "TooManyLeases for shared".into(),
+                since: moment(30),
+            }),
+            message_rate_throttled: None,
+            suspended: Some(ReadyQSuspension {
+                id: "x".into(),
+                name: "y".into(),
+                reason: "maintenance".into(),
+                duration: Duration::from_millis(61_500),
+                expires: moment(90),
+            }),
+            watchdog_threshold: Some(Duration::from_secs(600)),
+        },
+        path_config: Some(serde_json::json!({ "smtp_port": 25 })),
+        constraints: Some(EffectiveConstraints::of_path(&path)),
+        scheduled_queue_names: Some(vec!["a.example".into(), "b.example".into()]),
+        dispatchers: vec![
+            dispatcher(
+                "5f0b7d11",
+                600,
+                "DeliveringMessage".into(),
+                Some("send msg with 2 recip(s)"),
+            ),
+            dispatcher(
+                "7d115f0b",
+                450,
+                serde_json::json!({"AccumulatingBatch": {"have": 1, "want": 5}}),
+                None,
+            ),
+        ],
+        now: moment(60),
+    }
+}
+
+#[test]
+fn a_ready_queue_is_shown_from_inside() {
+    let all = InspectReadyQArguments {
+        connections: true,
+        config: true,
+        sched_q: true,
+        ..InspectReadyQArguments::default()
+    };
+    let expected = "queue: ip-1->(mx1|mx2).example.com@smtp_client
+
+egress pool:        main
+egress source:      ip-1
+protocol:           smtp_client
+watchdog threshold: 10m
+
+mx (site: (mx1|mx2).example.com, synthesised, dnssec verified):
+     5  mx2.example.com
+    10  mx1.example.com
+
+ready: 1,142
+
+connection limited: TooManyLeases for shared
+  since: 1970-01-01T00:00:30.000000Z
+suspended: maintenance
+  expires in: 1m 1s
+
+ceilings:
+  concurrent dispatchers: 32
+    source: connection_limit
+  message rate:           20 × 3/s = 60/s
+    source: max_deliveries_per_connection × max_connection_rate
+  connection rate:        3/s
+    source: max_connection_rate
+
+scheduled queues: 2
+  a.example
+  b.example
+
+connections: 2
+
+  SESSION                              DELIV  TRANS  FAIL     AGE   RATE
+  5f0b7d11                             1,234      5     0  12m 5s  1.7/s  ⚠ STUCK
+    DeliveringMessage for 10m
+    send msg with 2 recip(s)
+
+  7d115f0b                             1,234      5     0  12m 5s  1.7/s  ⚠ STALL?
+    AccumulatingBatch(1/5) for 7m 30s
+
+config:
+  {
+    \"smtp_port\": 25
+  }
+";
+    let text = ready::render(&stuck_ready_queue(), &all);
+    assert_eq!(text, expected);
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    let short = ready::render(&stuck_ready_queue(), &InspectReadyQArguments::default());
+    assert!(
+        short.ends_with("\nconnections: 2\n") && !short.contains("scheduled queues"),
+        "{short}"
     );
 }
