@@ -45,4 +45,5 @@ macro_rules! name_forms {
     })+ };
 }
 
-use {fields, name_forms};
+pub(crate) use name_forms;
+use fields;
