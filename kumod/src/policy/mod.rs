@@ -51,6 +51,8 @@ mod tools;
 mod tests;
 
 pub use error::PolicyError;
+pub(crate) use program::read_file;
+pub(crate) use serde_module::without_comments;
 pub use proxy::{Client, LoadedProxy, ProxyPolicy};
 pub use service::{Loaded, LuaPolicy};
 pub use setup::Setup;
