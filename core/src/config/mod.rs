@@ -45,5 +45,5 @@ macro_rules! name_forms {
     })+ };
 }
 
-pub(crate) use name_forms;
 use fields;
+pub(crate) use name_forms;

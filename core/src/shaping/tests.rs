@@ -37,6 +37,8 @@ fn file(sections: &[(&str, Value)]) -> Node {
 }
 
 type File<'a> = &'a [(&'a str, Value)];
+/// What it shows, the files, and what then holds for a domain.
+type Row<'a> = (&'a str, Vec<Vec<(&'a str, Value)>>, &'a str, Value);
 
 fn laid_over(files: &[File]) -> Shaping {
     let mut shaping = Shaping::default();
@@ -95,7 +97,7 @@ fn limit(limit: u64) -> Value {
 #[test]
 fn files_are_laid_over_each_other() {
     let default = ("default", json!({"connection_limit": 10, "smtp_port": 26}));
-    let rows: [(&str, Vec<Vec<(&str, Value)>>, &str, Value); 13] = [
+    let rows: [Row; 13] = [
         ("nothing", vec![vec![]], "a.test", json!({})),
         (
             "default alone",
@@ -413,7 +415,7 @@ fn what_is_wrong_is_named_with_line_key_and_the_nearest_known_one() {
         (rule(json!("x")), "automation: a rule is a table"),
     ];
     for (section, expected) in rows {
-        let mut shaping = laid_over(&[&[section.clone()]]);
+        let mut shaping = laid_over(&[std::slice::from_ref(&section)]);
         looked_up(&mut shaping, &LoadOptions::default());
         let errors = shaping.errors();
         assert!(errors.iter().any(|error| error.contains(expected)), "{section:?}: {errors:?}");
