@@ -4,7 +4,7 @@ use super::convert::{Floats, to_json, to_lua};
 use super::error::fault;
 use super::nearest;
 use super::program::{Program, lock};
-use crate::shaping::load::load;
+use crate::shaping::load::{Remembered, load, load_again};
 use kumo_core::config::read;
 use kumo_core::limits;
 use kumo_core::shaping::rule::Verdict;
@@ -26,6 +26,7 @@ struct Slot {
     /// Held by who loads it for the first time.
     first: tokio::sync::Mutex<()>,
     kept: Mutex<Option<Kept>>,
+    remembered: Arc<Remembered>,
 }
 
 #[derive(Debug)]
@@ -115,10 +116,11 @@ impl SharedShaping {
         let first = slot.first.lock().await;
         slot.take_in(program).await;
         if let Some(kept) = lock(&slot.kept).as_mut() {
-            kept.refresh(program, files, options, ttl);
+            kept.refresh(program, &slot.remembered, files, options, ttl);
             return kept.shaping.clone();
         }
-        let shaping = Arc::new(load(&files, &options, &program.mx_lookup).await);
+        let loaded = load_again(&files, &options, &program.mx_lookup, &slot.remembered).await;
+        let shaping = Arc::new(loaded);
         // What has errors is policy's to refuse; the next state tries anew.
         if shaping.errors().is_empty() {
             let loaded = Instant::now();
@@ -166,6 +168,7 @@ impl Kept {
     fn refresh(
         &mut self,
         program: &Arc<Program>,
+        remembered: &Arc<Remembered>,
         files: Vec<String>,
         options: LoadOptions,
         ttl: Duration,
@@ -174,8 +177,11 @@ impl Kept {
             return;
         }
         self.loaded = Instant::now();
-        let lookup = program.mx_lookup.clone();
-        self.next = Some(tokio::spawn(async move { load(&files, &options, &lookup).await }));
+        let (lookup, remembered) = (program.mx_lookup.clone(), remembered.clone());
+        self.next =
+            Some(tokio::spawn(
+                async move { load_again(&files, &options, &lookup, &remembered).await },
+            ));
     }
 }
 

@@ -1,5 +1,5 @@
 //! Files as operators write them: order and lines in both formats, what is no file, remote ones, DNS.
-use super::load::load;
+use super::load::{Remembered, load, load_again};
 use super::lookup::MxLookup;
 use super::text::{self, SyntaxError};
 use kumo_core::port::{DnsError, MxAnswer};
@@ -240,4 +240,23 @@ async fn hosts_come_from_dns_or_from_the_sites_name() {
 async fn more_domains_than_are_asked_at_once_are_all_looked_up() {
     let domains = (0..100).map(|number| format!("d{number}.test").into());
     assert_eq!(lookup().look_up_all(domains.collect()).await.len(), 100);
+}
+
+#[tokio::test]
+async fn what_others_said_before_holds_on_while_they_do_not_answer() {
+    const FILE: &str =
+        "HTTP/1.1 200 OK\r\ncontent-length: 31\r\n\r\n[\"a.test\"]\nconnection_limit = 7\n";
+    let files = [serve_once(FILE)];
+    let options = LoadOptions { remote_load: Severity::Warn, dns_fail: Severity::Warn, ..remote() };
+    let nobody = MxLookup::new(|_| Box::pin(async { Err(DnsError::Failed("down".into())) }));
+    let remembered = Remembered::default();
+    for (lookup, warnings) in [(lookup(), 0), (nobody.clone(), 2), (nobody, 2)] {
+        let shaping = load_again(&files, &options, &lookup, &remembered).await;
+        assert_eq!(shaping.errors(), [""; 0]);
+        assert_eq!(shaping.warnings().len(), warnings, "{:?}", shaping.warnings());
+        let told = |text: &String| text.ends_with("what it said before holds on");
+        assert!(shaping.warnings().iter().all(told));
+        let to = Destination { domain: "b.test", site: "mx.a.test", hosts: &[] };
+        assert_eq!(shaping.path_options(to, "")["connection_limit"], 7);
+    }
 }
