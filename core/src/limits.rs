@@ -94,6 +94,8 @@ pub const POLICY_HANDLERS: usize = 10_000;
 pub const POLICY_LISTENERS: usize = 1_000;
 pub const POLICY_SPOOLS: usize = 16;
 pub const POLICY_WARNINGS: usize = 1_000;
+/// Throttles of policy that hold somebody back.
+pub const POLICY_THROTTLES: usize = 100_000;
 /// Values that policy may keep beyond a Lua state.
 pub const POLICY_KEPT: usize = 1_000;
 /// The text of `kumo.reject` and `kumo.disconnect`.

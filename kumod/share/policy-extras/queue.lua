@@ -57,9 +57,12 @@ local function split(place, section, special)
       errors[#errors + 1] = unknown(key, special)
     end
   end
-  if parts.extra.overall_max_message_rate then
-    errors[#errors + 1] = "overall_max_message_rate: kumod doesn't share a rate among queues yet, and mail would leave faster "
-      .. 'than it says; use max_message_rate, which holds for each queue, or a limit of shaping'
+  local rate = parts.extra.overall_max_message_rate
+  if type(rate) == 'string' then
+    local name = 'policy-extras.queue: ' .. place
+    local made, throttle = pcall(kumo.make_throttle, name, rate)
+    parts.throttle = made and throttle
+    errors[#errors + 1] = not made and 'overall_max_message_rate: ' .. utils.error_text(throttle) or nil
   end
   local made, why = pcall(kumo.make_queue_config, parts.options)
   if not made then
@@ -96,6 +99,25 @@ local function build_queue(place, section, depth)
   return queue
 end
 
+local function has_throttle(sections)
+  for _, parts in pairs(sections) do
+    if parts.throttle or has_throttle(parts.children) then
+      return true
+    end
+  end
+  return false
+end
+
+-- Whether kumod asks about each message is settled when it starts.
+local THROTTLED = 'policy-extras.queue: throttled'
+
+local function check_throttles(data)
+  data.is_throttled = has_throttle(data.tenants) or has_throttle(data.queues)
+  if data.is_throttled and kumo.kept(THROTTLED) == false then
+    error('the first overall_max_message_rate needs a restart', 0)
+  end
+end
+
 local function build(data)
   data.tenants = build_tenants(data)
   data.queues = {}
@@ -105,6 +127,7 @@ local function build(data)
   if data.default_tenant and not data.tenants[data.default_tenant] then
     error(("default_tenant: there is no [tenant.%q]"):format(data.default_tenant), 0)
   end
+  check_throttles(data)
   return data
 end
 
@@ -210,6 +233,18 @@ function Helper:apply(msg)
   end
 end
 
+-- Delays a message while a rate that several queues share is used up. The most particular one is asked first.
+function Helper:throttle(msg)
+  local recipient = msg:recipient_list()[1]
+  local domain = recipient and recipient.domain
+  local found = layers(self.data(), domain, msg:get_meta 'tenant', msg:get_meta 'campaign')
+  for at = #found, 1, -1 do
+    if found[at].throttle and found[at].throttle:delay_message_if_throttled(msg) then
+      return
+    end
+  end
+end
+
 -- Pools have to be there, if policy-extras.sources knows all there are.
 local function check_pools(parts, place, sources)
   local pool = parts.options.egress_pool
@@ -244,6 +279,14 @@ local SetupOptions = typing.record {
 function mod:setup_with_options(options)
   options = typing.check(SetupOptions, options, 'queue:setup_with_options')
   local helper = setmetatable({ data = files.watched('queue', options.files, Data, build) }, Helper)
+  if kumo.kept(THROTTLED) == nil then
+    kumo.keep(THROTTLED, helper.data().is_throttled)
+  end
+  if kumo.kept(THROTTLED) then
+    kumo.on('throttle_insert_ready_queue', function(msg)
+      helper:throttle(msg)
+    end)
+  end
   if not options.skip_queue_config_hook then
     kumo.on('get_queue_config', function(domain, tenant, campaign)
       return helper:get_queue_config(domain, tenant, campaign)

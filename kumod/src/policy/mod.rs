@@ -47,6 +47,7 @@ mod setup;
 mod shaping_module;
 mod shipped;
 mod state;
+mod throttle_module;
 mod time_module;
 mod tools;
 

@@ -7,7 +7,8 @@ use super::events::Service;
 use super::program::{Program, lock};
 use super::setup::{self, Shared};
 use super::{
-    constructors, kept, nearest, proxy, reject, serde_module, shaping_module, time_module,
+    constructors, kept, nearest, proxy, reject, serde_module, shaping_module, throttle_module,
+    time_module,
 };
 use mlua::{Lua, Table, Value as Lv, Variadic};
 use std::sync::Arc;
@@ -48,6 +49,7 @@ pub fn register(
     serde_module::register(lua, &kumo, budget)?;
     kept::register(lua, &kumo, program)?;
     shaping_module::register(lua, &kumo, program)?;
+    throttle_module::register(lua, &kumo, program)?;
     time_module::register(lua, &kumo)?;
     register_logging(lua, &kumo)?;
     register_without_effect(lua, &kumo, program)?;

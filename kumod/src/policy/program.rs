@@ -6,6 +6,7 @@ use super::events::Service;
 use super::kept::Kept;
 use super::shaping_module::SharedShaping;
 use super::shipped;
+use super::throttle_module::Throttles;
 use crate::shaping::lookup::MxLookup;
 use kumo_core::limits;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ pub struct Program {
     /// Of all states.
     pub shaping: SharedShaping,
     pub kept: Kept,
+    pub throttles: Throttles,
     pub mx_lookup: MxLookup,
     files: Mutex<BTreeMap<PathBuf, Option<Arc<[u8]>>>>,
     warnings: Mutex<BTreeSet<String>>,
@@ -55,6 +57,7 @@ impl Program {
             service,
             shaping: SharedShaping::default(),
             kept: Kept::default(),
+            throttles: Throttles::new(),
             mx_lookup: MxLookup::of_system(),
             files: Mutex::default(),
             warnings: Mutex::default(),

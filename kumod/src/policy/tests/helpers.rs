@@ -356,8 +356,8 @@ async fn mistakes_in_queue_files_are_told_with_file_and_section() {
         ),
         ("[tenant.t]\nrequire_authz = 'x'", "[tenant.\"t\"]: require_authz: expected a table"),
         (
-            "[tenant.t]\noverall_max_message_rate = '5/s'",
-            "kumod doesn't share a rate among queues yet",
+            "[tenant.t]\noverall_max_message_rate = 'fast'",
+            "[tenant.\"t\"]: overall_max_message_rate: kumo.make_throttle: \"fast\" isn't a rate",
         ),
         ("[queue.a.b.c.d]\nmax_age = 5", "[queue.\"a\".\"b\".\"c\"]: sections go to domain"),
         ("default_tenant = 't'", "default_tenant: there is no [tenant.\"t\"]"),
@@ -480,4 +480,62 @@ async fn utilities_do_as_they_are_called() {
     u.assert_eq(u.load_json_or_toml_file('$/x.json'), { a = 1 })
     assert(u.table_contains(kumo.queue_config_field_names(), 'max_age'))"#;
     Site::new(source, &[("x.toml", "a = 1"), ("x.json", "{\"a\": 1}")]).load().await;
+}
+
+async fn is_delayed(policy: &LuaPolicy, tenant: &str) -> bool {
+    let mut message = message("Subject: x\r\n\r\nx\r\n");
+    message.meta.insert("tenant".into(), tenant.into());
+    let question = engine::Question::ThrottleInsert { message: message.id };
+    let asked = EngineQuestion { question, message: Some(message), response: None };
+    match policy.engine(asked).await.answer {
+        engine::Answer::ThrottleInsert { until } => until.is_some(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_rate_is_shared_by_the_queues_of_its_section_in_all_states_together() {
+    let text = "[tenant.slow]\noverall_max_message_rate = '2/h'\n[tenant.fast]\n";
+    let site = Site::new(QUEUE, &[("queue.toml", text)]);
+    let policy = LuaPolicy::load(&site.policy(), PolicyOptions { uses: 1, ..OPTIONS }).await;
+    let policy = policy.unwrap().policy;
+    let mut delayed = Vec::new();
+    for _ in 0..4 {
+        delayed.push(is_delayed(&policy, "slow").await);
+        assert!(!is_delayed(&policy, "fast").await);
+    }
+    assert_eq!(delayed, [false, false, true, true]);
+}
+
+#[tokio::test]
+async fn a_first_shared_rate_needs_a_restart_and_does_no_harm() {
+    let site = Site::new(QUEUE, &[("queue.toml", "[queue.default]\nmax_age = '1h'")]);
+    let policy = LuaPolicy::load(&site.policy(), PolicyOptions { uses: 1, ..OPTIONS }).await;
+    let policy = policy.unwrap().policy;
+    assert!(!policy.engine_handled().throttle_insert);
+    let text = "[queue.default]\nmax_age = '2h'\noverall_max_message_rate = '1/h'";
+    std::fs::write(site.0.path().join("queue.toml"), text).unwrap();
+    assert_eq!(queue(&policy, "x.test").await.max_age.as_secs(), 3600, "the old file holds on");
+}
+
+#[tokio::test]
+async fn throttles_do_as_documented() {
+    let source = r#"
+    local t = kumo.make_throttle('a', '2/h')
+    local first = t:throttle()
+    assert(not first.throttled and first.limit == 2 and first.remaining == 1 and not first.retry_after)
+    assert(not kumo.make_throttle('a', '2/h'):throttle().throttled)
+    local third = t:throttle()
+    assert(third.throttled and third.remaining == 0 and third.retry_after == 1800)
+    assert(not kumo.make_throttle('b', '2/h'):throttle().throttled)
+    local quick = kumo.make_throttle('c', '100/s,max_burst=1')
+    assert(not quick:sleep_if_throttled() and quick:sleep_if_throttled())
+    for call, expected in pairs {
+      ["kumo.make_throttle('a', 'fast')"] = [["fast" isn't a rate]],
+      ["kumo.make_throttle('a', '1/s'):trottle()"] = 'did you mean `throttle`?',
+    } do
+      local done, why = pcall(load('local kumo = require "kumo" ' .. call))
+      assert(not done and tostring(why):find(expected, 1, true), call .. ': ' .. tostring(why))
+    end"#;
+    Site::new(source, &[]).load().await;
 }
