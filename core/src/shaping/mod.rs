@@ -128,7 +128,7 @@ pub struct Shaping {
     sections: Vec<Section>,
     /// What each provider is known by: the last file that says so counts.
     matches: BTreeMap<Box<str>, Vec<Match>>,
-    /// Of the domains whose sections hold for their sites. Those that aren't here hold for the domain alone.
+    /// Of the domains whose sections hold for their sites. The section of one that isn't here holds for the domain alone.
     sites: BTreeMap<Box<str>, Arc<str>>,
     errors: Vec<String>,
     warnings: Vec<String>,

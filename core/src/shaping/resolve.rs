@@ -5,6 +5,7 @@ use super::Shaping;
 use super::read::{PROVIDER_CONNECTION_LIMIT, PROVIDER_MESSAGE_RATE, PROVIDER_SELECTION_RATE};
 use super::rule::{Rule, Verdict};
 use super::section::{Options, Scope, Section, SourceSection, is_providers};
+use crate::mx::LISTED;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -96,7 +97,9 @@ impl Shaping {
                 is_providers(matches, to.domain, to.hosts)
             }
             (Scope::Domain { name, rollup: true }, Step::Site) => {
-                self.sites.get(name).map_or(&**name == to.domain, |site| &**site == to.site)
+                // For the domain itself also while DNS says something else than at the load, or nothing.
+                let itself = &**name == to.domain && !to.site.starts_with(LISTED);
+                itself || self.sites.get(name).is_some_and(|site| &**site == to.site)
             }
             (Scope::Domain { name, rollup: false }, Step::Domain) => &**name == to.domain,
             _ => false,

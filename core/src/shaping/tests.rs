@@ -445,6 +445,23 @@ fn what_is_right_without_effect_is_noted() {
     );
 }
 
+#[test]
+fn a_section_holds_for_its_own_domain_wherever_dns_says_it_is_but_not_for_listed_hosts() {
+    let shaping = loaded(&[&[("a.test", limit(5)), ("gone.test", limit(6))]]);
+    for (domain, site, expected) in [
+        ("a.test", "mx.test", Some(5)),
+        ("a.test", "moved.test", Some(5)),
+        ("b.test", "moved.test", None),
+        ("gone.test", "back.test", Some(6)),
+        ("a.test", "mx_list:relay.test", None),
+        ("gone.test", "mx_list:relay.test", None),
+    ] {
+        let options = shaping.path_options(Destination { domain, site, hosts: &[] }, "");
+        let found = options.get("connection_limit").and_then(Value::as_u64);
+        assert_eq!(found, expected, "{domain} at {site}");
+    }
+}
+
 /// A name in one section, its password in another.
 #[test]
 fn credentials_may_be_given_in_two_sections() {
