@@ -96,8 +96,22 @@ pub const POLICY_HANDLERS: usize = 10_000;
 pub const POLICY_LISTENERS: usize = 1_000;
 pub const POLICY_SPOOLS: usize = 16;
 pub const POLICY_WARNINGS: usize = 1_000;
+/// Throttles of policy that hold somebody back.
+pub const POLICY_THROTTLES: usize = 100_000;
+/// Values that policy may keep beyond a Lua state.
+pub const POLICY_KEPT: usize = 1_000;
 /// The text of `kumo.reject` and `kumo.disconnect`, and of what a sender returns.
 pub const POLICY_REPLY_OCTETS: usize = 4_096;
+
+/// Shaping files of one load, the sections in them together, and the notes about them.
+pub const SHAPING_FILES: usize = 100;
+pub const SHAPING_SECTIONS: usize = 65_536;
+pub const SHAPING_NOTES: usize = 1_000;
+/// A regular expression of an automation rule, and the steps of one match back before it is given up.
+pub const SHAPING_REGEX_OCTETS: usize = 4_096;
+pub const SHAPING_REGEX_STEPS: usize = 100_000;
+/// Host names that one site name may stand for.
+pub const SITE_HOSTS: usize = 1_024;
 
 /// Log lines waiting for the writer, together, whatever `back_pressure` says.
 pub const LOG_BACKLOG_OCTETS: usize = 256 * 1024 * 1024;

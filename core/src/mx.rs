@@ -15,6 +15,9 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
+/// What the name of a site begins with whose hosts policy lists.
+pub const LISTED: &str = "mx_list:";
+
 /// Hosts merged label by label from the right: `(mx1|mx2).example.com`. Sites of one name share connections.
 pub fn site_name<'a>(hosts: impl IntoIterator<Item = &'a str>) -> String {
     let hosts: BTreeSet<Vec<&str>> =
@@ -34,6 +37,51 @@ pub fn site_name<'a>(hosts: impl IntoIterator<Item = &'a str>) -> String {
     }
     merged.reverse();
     merged.join(".")
+}
+
+/// Hosts that a site's name may stand for: all that were merged into it, and maybe others. For an `mx_list` just those in
+/// it. None if there would be too many.
+pub fn site_hosts(site: &str) -> Vec<String> {
+    if let Some(list) = site.strip_prefix(LISTED) {
+        return list.split(',').map(|label| listed_host(label).into()).collect();
+    }
+    let (mut whole, mut open): (Vec<String>, Vec<String>) = (Vec::new(), vec![String::new()]);
+    for label in site.rsplit('.') {
+        let (choices, is_optional) = choices(label);
+        if is_optional {
+            whole.extend(open.iter().cloned());
+        }
+        let extended = |host: &String| {
+            let dot = if host.is_empty() { "" } else { "." };
+            let host = host.clone();
+            choices.clone().map(move |choice| format!("{choice}{dot}{host}"))
+        };
+        if open.len() * choices.clone().count() + whole.len() > limits::SITE_HOSTS {
+            return Vec::new();
+        }
+        open = open.iter().flat_map(extended).collect();
+    }
+    whole.extend(open);
+    whole
+}
+
+/// Of `a`, `(a|b)` or `(a|b)?`: what may stand there, and whether it may be missing.
+fn choices(label: &str) -> (core::str::Split<'_, char>, bool) {
+    let (label, is_optional) = match label.strip_suffix('?') {
+        Some(label) => (label, true),
+        None => (label, false),
+    };
+    let inner = label.strip_prefix('(').and_then(|label| label.strip_suffix(')'));
+    (inner.unwrap_or(label).split('|'), is_optional)
+}
+
+/// The name of one entry of an `mx_list` as [`listed_site`] writes it.
+fn listed_host(label: &str) -> &str {
+    let name = label.split_once('=').map_or(label, |(name, _)| name);
+    match name.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => name,
+    }
 }
 
 /// The address of `[192.0.2.1]` or `[IPv6:2001:db8::1]`.
@@ -73,7 +121,7 @@ pub fn listed_site(list: &[MxListEntry]) -> (Arc<str>, Hosts) {
         .map(|(entry, preference)| (preference, vec![entry.name.clone()]))
         .collect();
     let hosts = Hosts { by_preference, is_mx: true, is_domain_literal: false, is_secure: false };
-    (format!("mx_list:{}", labels.join(",")).into(), hosts)
+    (format!("{LISTED}{}", labels.join(",")).into(), hosts)
 }
 
 /// What a domain's MX answer means. A domain without MX records stands for itself (RFC 5321 5.1).
@@ -176,6 +224,35 @@ mod tests {
         assert_eq!(site_name(["mx.example.com", "mx.example.net"]), "mx.example.(com|net)");
         assert_eq!(site_name(["mx.example.com"]), "mx.example.com");
         assert_eq!(site_name(["a.b", "b"]), "(a)?.b");
+    }
+
+    #[test]
+    fn a_sites_name_gives_its_hosts_back() {
+        for (site, hosts) in [
+            ("mx.example.com", &["mx.example.com"][..]),
+            ("(mx1|mx2).example.com", &["mx1.example.com", "mx2.example.com"]),
+            ("(a)?.b", &["b", "a.b"]),
+            ("mx_list:a.x,b.x:25,[10.0.0.1]=10.0.0.1:25", &["a.x", "b.x", "[10.0.0.1]"]),
+            ("mx_list:[IPv6:::1]=::1", &["[IPv6:::1]"]),
+            ("[192.0.2.1]", &["[192.0.2.1]"]),
+        ] {
+            assert_eq!(site_hosts(site), hosts, "{site}");
+        }
+        let labels = ["(a|b|c|d|e|f|g|h)"; 8].join(".");
+        assert_eq!(site_hosts(&labels), Vec::<String>::new(), "too many");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_host_is_lost_in_its_sites_name(
+            hosts in proptest::collection::btree_set("[a-c](\\.[a-c]){0,3}", 1..4),
+        ) {
+            let site = site_name(hosts.iter().map(|host| host.as_str()));
+            let given_back = site_hosts(&site);
+            for host in &hosts {
+                proptest::prop_assert!(given_back.contains(host), "{host} of {site}: {given_back:?}");
+            }
+        }
     }
 
     fn answer(records: &[(u16, &str)]) -> Result<MxAnswer, DnsError> {

@@ -12,6 +12,13 @@ pub struct Throttle {
     full_at: Mono,
 }
 
+impl ThrottleSpec {
+    /// Between two that pass at the rate.
+    pub fn interval(&self) -> Duration {
+        Duration::from_nanos(interval(self))
+    }
+}
+
 fn interval(spec: &ThrottleSpec) -> u64 {
     let period = u64::try_from(spec.period.as_nanos()).unwrap_or(u64::MAX);
     (period / spec.limit.max(1)).max(1)
@@ -20,6 +27,10 @@ fn interval(spec: &ThrottleSpec) -> u64 {
 fn tolerance(spec: &ThrottleSpec) -> u64 {
     let burst = spec.max_burst.unwrap_or(spec.limit).max(1);
     interval(spec).saturating_mul(burst - 1)
+}
+
+fn nanos_after(moment: Mono, now: Mono) -> u64 {
+    moment.0.saturating_sub(now.0)
 }
 
 impl Throttle {
@@ -38,6 +49,18 @@ impl Throttle {
         assert!(self.earliest(spec, now) <= now, "a token was taken that wasn't there");
         let paid = Duration::from_nanos(interval(spec).saturating_mul(count));
         self.full_at = self.full_at.max(now) + paid;
+    }
+
+    /// How many may pass at once.
+    pub fn remaining(&self, spec: &ThrottleSpec, now: Mono) -> u64 {
+        let burst = spec.max_burst.unwrap_or(spec.limit).max(1);
+        let used = nanos_after(self.full_at, now).div_ceil(interval(spec));
+        burst.saturating_sub(used)
+    }
+
+    /// How long until it is as one that was never used.
+    pub fn full_after(&self, now: Mono) -> Duration {
+        Duration::from_nanos(nanos_after(self.full_at, now))
     }
 
     /// Whether it differs from one that was never used.
@@ -64,6 +87,8 @@ mod tests {
             assert_eq!(throttle.earliest(&spec, start), start);
             throttle.take(&spec, start);
         }
+        assert_eq!(throttle.remaining(&spec, start), 0);
+        assert_eq!(throttle.full_after(start), Duration::from_secs(3));
         let next = throttle.earliest(&spec, start);
         assert_eq!(next, start + Duration::from_secs(1));
         throttle.take(&spec, next);

@@ -1,5 +1,5 @@
 //! kumod: the product around kumo-core and kumo-driver: Lua [`policy`], local
-//! [`logs`], [`metrics`], [`diagnostics`], the [`http`] API, and the [`daemon`] that puts
+//! [`logs`], [`metrics`], [`diagnostics`], the [`http`] API, [`shaping`] files, and the [`daemon`] that puts
 //! them together with io-real's ports ([`world`]).
 //!
 //! # Architecture invariants
@@ -15,5 +15,6 @@ pub mod metrics;
 pub mod policy;
 pub mod privileges;
 pub mod process;
+pub mod shaping;
 pub mod spool_check;
 pub mod world;

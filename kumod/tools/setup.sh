@@ -58,7 +58,7 @@ need 'compiling RocksDB and its bindings' g++ libclang-dev pkg-config
 case $purpose in
   build) ;;
   test) need 'tests against programs that we did not write' swaks libnet-ssleay-perl strace bind9 \
-    haproxy microsocks iproute2 curl ;;
+    haproxy microsocks iproute2 curl postfix ;;
   bench) need 'the load generator and the peer to compare with' postfix strace valgrind ;;
   *) say "unknown purpose $purpose"; exit 2 ;;
 esac

@@ -45,4 +45,5 @@ macro_rules! name_forms {
     })+ };
 }
 
-use {fields, name_forms};
+use fields;
+pub(crate) use name_forms;

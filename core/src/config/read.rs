@@ -2,7 +2,7 @@
 //! value may look like, a [`Report`] collects what is wrong and where.
 //! Invariant: a reader that yields no value, or a made-up one, has told the report why; [`construct`] hands out a
 //! value only if nothing was reported. What a key does stands in [`super::options`], not here.
-use super::options::{ConfigError, Effect, OptionKey, OptionTable, Parsed};
+use super::options::{ConfigError, Constructed, Effect, OptionKey, OptionTable, Parsed};
 use crate::limits;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -19,12 +19,23 @@ use serde_json::{Map, Value};
 /// What is shown of a text that policy wrote.
 const SHOWN_CHARACTERS: usize = 60;
 
+/// What is wrong with a table, or unwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The key of the outermost table that it is about.
+    pub key: Box<str>,
+    /// Says where in the table, too.
+    pub text: String,
+}
+
 /// Where the reader is, and what it found.
 #[derive(Debug, Default)]
 pub struct Report {
     place: String,
-    errors: Vec<String>,
-    warnings: Vec<String>,
+    /// The outermost step of `place`.
+    key: Box<str>,
+    errors: Vec<Note>,
+    warnings: Vec<Note>,
 }
 
 impl Report {
@@ -34,6 +45,9 @@ impl Report {
         if outside > 0 && !step.starts_with('[') {
             self.place.push('.');
         }
+        if outside == 0 {
+            self.key = step.into();
+        }
         self.place.extend(step.chars().take(SHOWN_CHARACTERS));
         let value = read(self);
         self.place.truncate(outside);
@@ -41,11 +55,11 @@ impl Report {
     }
 
     pub fn error(&mut self, text: fmt::Arguments) {
-        note(&mut self.errors, &self.place, text);
+        note(&mut self.errors, &self.key, &self.place, text);
     }
 
     pub fn warn(&mut self, text: fmt::Arguments) {
-        note(&mut self.warnings, &self.place, text);
+        note(&mut self.warnings, &self.key, &self.place, text);
     }
 
     fn expected<T>(&mut self, expected: &str, found: &Value) -> Option<T> {
@@ -59,14 +73,18 @@ impl Report {
     }
 }
 
-fn note(notes: &mut Vec<String>, place: &str, text: fmt::Arguments) {
+fn note(notes: &mut Vec<Note>, key: &str, place: &str, text: fmt::Arguments) {
     if notes.len() < limits::OPTION_NOTES {
         let colon = if place.is_empty() { "" } else { ": " };
-        notes.push(format!("{place}{colon}{text}"));
+        notes.push(Note { key: key.into(), text: format!("{place}{colon}{text}") });
     }
 }
 
-fn shown(text: &str) -> String {
+fn texts(notes: Vec<Note>) -> Vec<String> {
+    notes.into_iter().map(|note| note.text).collect()
+}
+
+pub(crate) fn shown(text: &str) -> String {
     let mut shown: String = text.chars().take(SHOWN_CHARACTERS).collect();
     if shown.len() < text.len() {
         shown.push('…');
@@ -74,7 +92,7 @@ fn shown(text: &str) -> String {
     shown
 }
 
-fn described(value: &Value) -> String {
+pub(crate) fn described(value: &Value) -> String {
     match value {
         Value::Null => "nothing".into(),
         Value::Bool(_) | Value::Number(_) => value.to_string(),
@@ -96,9 +114,9 @@ pub fn construct<T>(
     let value = read(&mut table);
     table.finish();
     match report.is_clean() {
-        true => Ok(Parsed { value, warnings: report.warnings }),
+        true => Ok(Parsed { value, warnings: texts(report.warnings) }),
         false => {
-            let text = report.errors.join("; ");
+            let text = texts(report.errors).join("; ");
             Err(ConfigError { constructor: options.constructor, text })
         }
     }
@@ -109,8 +127,17 @@ pub fn value<T: Form>(value: Value) -> Result<T, String> {
     let mut report = Report::default();
     match T::read(value, &mut report) {
         Some(value) if report.is_clean() => Ok(value),
-        _ => Err(report.errors.join("; ")),
+        _ => Err(texts(report.errors).join("; ")),
     }
+}
+
+/// What is wrong with a constructor's table, key by key, and what is unwise.
+pub fn examine<T: Constructed>(map: Map<String, Value>) -> (Vec<Note>, Vec<Note>) {
+    let mut report = Report::default();
+    let mut table = Table { options: T::OPTIONS, map, report: &mut report };
+    T::read(&mut table);
+    table.finish();
+    (report.errors, report.warnings)
 }
 
 /// A table whose keys are known.
@@ -407,7 +434,7 @@ impl Form for Map<String, Value> {
 }
 
 /// How many insertions, deletions, replacements and swaps of neighbours make one key of the other.
-pub(super) fn distance(one: &str, other: &str) -> usize {
+pub(crate) fn distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();
     let mut before: Vec<usize> = Vec::new();
     let mut last: Vec<usize> = (0..=other.len()).collect();
@@ -550,6 +577,6 @@ mod tests {
     fn a_long_key_is_named_in_full_by_nobody() {
         let mut report = Report::default();
         report.within(&"k".repeat(1000), |report| report.error(format_args!("x")));
-        assert!(report.errors[0].len() < 100);
+        assert!(report.errors[0].text.len() < 100);
     }
 }

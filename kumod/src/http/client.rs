@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// What of an answer's body is read.
+/// What of an answer's body is read unless somebody asks for less.
 const ANSWER_OCTETS: usize = 256 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -102,12 +102,18 @@ pub struct Client {
     endpoint: Endpoint,
     /// For one request, connecting included.
     deadline: Duration,
+    /// What of an answer's body is read; a longer one is none.
+    limit: usize,
     connection: Option<Connection>,
 }
 
 impl Client {
     pub fn new(endpoint: Endpoint, deadline: Duration) -> Client {
-        Client { endpoint, deadline, connection: None }
+        Client { endpoint, deadline, limit: ANSWER_OCTETS, connection: None }
+    }
+
+    pub fn with_limit(self, limit: usize) -> Client {
+        Client { limit, ..self }
     }
 
     pub async fn get(&mut self, path: &str) -> Result<Answer, ClientError> {
@@ -129,7 +135,7 @@ impl Client {
             Err(_) => return Err(self.unreachable("it doesn't answer".into())),
         };
         let request = self.render(method, path, json);
-        let answer = match timeout(deadline, exchange(&mut connection, request)).await {
+        let answer = match timeout(deadline, exchange(&mut connection, request, self.limit)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(why)) => return Err(self.no_answer(why)),
             Err(_) => return Err(self.no_answer(format!("it took longer than {deadline:?}"))),
@@ -183,6 +189,7 @@ impl Client {
 async fn exchange(
     connection: &mut Connection,
     request: Request<Full<Bytes>>,
+    limit: usize,
 ) -> Result<(Answer, bool), String> {
     let sent = connection.requests.send_request(request).await;
     let response: Response<Incoming> = sent.map_err(|error| error.to_string())?;
@@ -191,7 +198,7 @@ async fn exchange(
         .headers()
         .get(CONNECTION)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
-    let body = Limited::new(response.into_body(), ANSWER_OCTETS).collect().await;
+    let body = Limited::new(response.into_body(), limit).collect().await;
     let body = body.map_err(|error| error.to_string())?.to_bytes();
     Ok((Answer { status, body }, !is_last))
 }

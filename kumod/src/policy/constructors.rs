@@ -40,6 +40,7 @@ pub fn register(
     make::<EgressPool>(lua, kumo, program)?;
     make::<EgressSource>(lua, kumo, program)?;
     make::<ListenerDomain>(lua, kumo, program)?;
+    field_names::<QueueConfig>(lua, kumo, "queue_config_field_names")?;
     ask::<EsmtpListener>(lua, kumo, program, shared, add_esmtp_listener)?;
     ask::<HttpListener>(lua, kumo, program, shared, add_http_listener)?;
     ask::<SpoolDefinition>(lua, kumo, program, shared, add_spool)?;
@@ -61,6 +62,14 @@ fn make<T: Constructed + Send + Sync + 'static>(
         lua.create_userdata(Made(parse::<T>(lua, &program, T::CONSTRUCTOR, &table)?))
     })?;
     kumo.raw_set(short_name(T::CONSTRUCTOR), function)
+}
+
+/// The keys that the constructor of `T` knows.
+fn field_names<T: Constructed>(lua: &Lua, kumo: &Table, name: &str) -> mlua::Result<()> {
+    let function = lua.create_function(|lua, ()| {
+        lua.create_sequence_from(T::OPTIONS.options.iter().map(|option| option.key))
+    })?;
+    kumo.raw_set(name, function)
 }
 
 fn ask<T: Constructed + 'static>(

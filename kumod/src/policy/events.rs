@@ -84,7 +84,7 @@ const NOT_YET: [&str; 17] = [
 ];
 
 /// Events that may have several handlers; of any other only the last one counts.
-const MULTIPLE: [&str; 4] = [PRE_INIT, QUEUE_CONFIG, THROTTLE_INSERT, REQUEUE];
+const MULTIPLE: [&str; 5] = [PRE_INIT, VALIDATE_CONFIG, QUEUE_CONFIG, THROTTLE_INSERT, REQUEUE];
 
 impl Service {
     /// The events it calls.

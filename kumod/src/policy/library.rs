@@ -5,6 +5,7 @@ use super::budget::Budget;
 use super::convert::{Floats, to_json};
 use super::error::{OWN_CODE, fault};
 use super::program::Program;
+use super::shipped;
 use mlua::chunk::ChunkMode;
 use mlua::{Function, IntoLuaMulti, Lua, LuaOptions, MultiValue, StdLib, Table, Value};
 use std::path::Path;
@@ -97,7 +98,7 @@ pub fn chunk<'a>(lua: &Lua, path: &Path, text: &'a [u8]) -> mlua::chunk::Chunk<'
     // A first line for the shell stays a line, so that the numbers of the others are right.
     let start = if text.starts_with(b"#") { text.iter().position(|b| *b == b'\n') } else { None };
     let text = &text[start.unwrap_or(0)..];
-    lua.load(text).set_name(format!("@{}", path.display())).set_mode(ChunkMode::Text)
+    lua.load(text).set_name(shipped::chunk_name(path)).set_mode(ChunkMode::Text)
 }
 
 /// A searcher for `require`: tries each template of `package.path`.

@@ -13,6 +13,7 @@ use kumo_core::date::rfc3339;
 use kumo_core::header::{self, Field, FieldNameError};
 use kumo_core::message::{Message, Schedule};
 use kumo_core::recipients::RecipientSet;
+use kumo_core::time::Wall;
 use kumo_core::{limits, queue_name};
 use mlua::{Lua, LuaString, MetaMethod, Table, UserData, UserDataMethods, Value as Lv, Variadic};
 use std::sync::Arc;
@@ -70,6 +71,16 @@ impl MessageObject {
     /// Charges for a look at every header field.
     fn charge_header(&self, lua: &Lua, draft: &Draft) -> mlua::Result<()> {
         self.budget.charge_reading(lua, header::header_end(&draft.message.body))
+    }
+
+    /// As if policy had said so, unless it gave a later time.
+    pub fn delay_until(&self, lua: &Lua, due: Wall) -> mlua::Result<()> {
+        self.with(lua, |draft| {
+            let before = draft.message.schedule.due.filter(|_| draft.due_was_set);
+            draft.edit().schedule.due = before.max(Some(due));
+            draft.due_was_set = true;
+            Ok(())
+        })
     }
 
     fn set_body(&self, lua: &Lua, draft: &mut Draft, body: Bytes) -> mlua::Result<()> {

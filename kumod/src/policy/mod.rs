@@ -33,6 +33,7 @@ mod engine;
 mod error;
 mod events;
 mod instant;
+mod kept;
 mod library;
 mod loan;
 mod message;
@@ -48,7 +49,10 @@ mod serde_module;
 mod service;
 mod session;
 mod setup;
+mod shaping_module;
+mod shipped;
 mod state;
+mod throttle_module;
 mod time_module;
 mod tools;
 
@@ -56,7 +60,9 @@ mod tools;
 mod tests;
 
 pub use error::PolicyError;
+pub(crate) use program::read_file;
 pub use proxy::{Client, LoadedProxy, ProxyPolicy};
+pub(crate) use serde_module::without_comments;
 pub use service::{Loaded, LuaPolicy};
 pub use setup::Setup;
 pub use tools::{Report, script, validate};

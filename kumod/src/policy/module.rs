@@ -6,7 +6,10 @@ use super::error::{calling_line, fault};
 use super::events::Service;
 use super::program::{Program, lock};
 use super::setup::{self, Shared};
-use super::{constructors, nearest, proxy, reject, serde_module, time_module};
+use super::{
+    constructors, kept, nearest, proxy, reject, serde_module, shaping_module, throttle_module,
+    time_module,
+};
 use mlua::{Lua, Table, Value as Lv, Variadic};
 use std::sync::Arc;
 
@@ -44,6 +47,9 @@ pub fn register(
     reject::register(lua, &kumo)?;
     constructors::register(lua, &kumo, program, shared)?;
     serde_module::register(lua, &kumo, budget)?;
+    kept::register(lua, &kumo, program)?;
+    shaping_module::register(lua, &kumo, program)?;
+    throttle_module::register(lua, &kumo, program)?;
     time_module::register(lua, &kumo)?;
     register_logging(lua, &kumo)?;
     register_without_effect(lua, &kumo, program)?;

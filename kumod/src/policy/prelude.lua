@@ -5,6 +5,7 @@ local collectgarbage_ = collectgarbage
 local setmetatable_, getmetatable, type, rawget = setmetatable, getmetatable, type, rawget
 local create, wrap, resume = coroutine.create, coroutine.wrap, coroutine.resume
 local pcall_, xpcall_, rep = pcall, xpcall, string.rep
+local ipairs, table = ipairs, table
 local no_memory = 'not enough memory'
 
 -- Each of these ends the process, blocks a worker, changes other threads, or can break the state.
@@ -13,6 +14,30 @@ debug = { traceback = debug.traceback, getinfo = debug.getinfo }
 package.loaded.debug = debug
 package.cpath = ''
 package.searchers = { package.searchers[1], find_module }
+
+-- As Lua has it, but in Lua, so that what a module's file does may wait for something.
+local loaded, searchers = package.loaded, package.searchers
+
+function require(name)
+  if loaded[name] then
+    return loaded[name]
+  end
+  local missing = {}
+  for _, search in ipairs(searchers) do
+    local loader, where = search(name)
+    if type(loader) == 'function' then
+      local module = loader(name, where)
+      if module ~= nil then
+        loaded[name] = module
+      elseif loaded[name] == nil then
+        loaded[name] = true
+      end
+      return loaded[name], where
+    end
+    missing[#missing + 1] = loader
+  end
+  error_("module '" .. name .. "' not found:\n\t" .. table.concat(missing), 2)
+end
 
 -- A table that is raised as an error gets a text, instead of an address, where it is reported.
 local readable_table = { __tostring = readable }

@@ -3,6 +3,11 @@
 use super::PolicyOptions;
 use super::error::PolicyError;
 use super::events::Service;
+use super::kept::Kept;
+use super::shaping_module::SharedShaping;
+use super::shipped;
+use super::throttle_module::Throttles;
+use crate::shaping::lookup::MxLookup;
 use kumo_core::limits;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -15,6 +20,11 @@ pub struct Program {
     pub source: Arc<[u8]>,
     pub options: PolicyOptions,
     pub service: Service,
+    /// Of all states.
+    pub shaping: SharedShaping,
+    pub kept: Kept,
+    pub throttles: Throttles,
+    pub mx_lookup: MxLookup,
     files: Mutex<BTreeMap<PathBuf, Option<Arc<[u8]>>>>,
     warnings: Mutex<BTreeSet<String>>,
 }
@@ -45,6 +55,10 @@ impl Program {
             source: source.into(),
             options,
             service,
+            shaping: SharedShaping::default(),
+            kept: Kept::default(),
+            throttles: Throttles::new(),
+            mx_lookup: MxLookup::of_system(),
             files: Mutex::default(),
             warnings: Mutex::default(),
         }))
@@ -54,7 +68,7 @@ impl Program {
     pub fn search_path(&self) -> String {
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new(".")).display().to_string();
-        let folders = [folder.as_str(), "/opt/kumomta/etc/policy", "/opt/kumomta/share"];
+        let folders = [folder.as_str(), "/opt/kumomta/etc/policy", shipped::SHARE];
         folders.map(|folder| format!("{folder}/?.lua;{folder}/?/init.lua")).join(";")
     }
 
@@ -67,9 +81,10 @@ impl Program {
         if files.len() >= limits::POLICY_FILES {
             return Err(format!("policy reads more than {} files", limits::POLICY_FILES));
         }
-        let text: Option<Arc<[u8]>> = match path.exists() {
-            true => Some(read_file(path)?.into()),
-            false => None,
+        let text: Option<Arc<[u8]>> = match shipped::read(path) {
+            Some(text) => Some(text.into()),
+            None if path.exists() => Some(read_file(path)?.into()),
+            None => None,
         };
         files.insert(path.into(), text.clone());
         Ok(text)
@@ -89,8 +104,11 @@ impl Program {
     }
 }
 
-/// The whole file, unless it is too long.
+/// The whole file, be it one that comes with kumod, unless it is too long.
 pub fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    if let Some(text) = shipped::read(path) {
+        return Ok(text.into());
+    }
     let failed = |error: std::io::Error| format!("can't read {}: {error}", path.display());
     let file = std::fs::File::open(path).map_err(failed)?;
     let mut text = Vec::new();

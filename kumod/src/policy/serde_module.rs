@@ -104,7 +104,7 @@ fn parse_json(text: &str) -> Result<Value, String> {
 }
 
 /// Puts spaces where comments were, so that the places in errors stay right: `/* */`, `//`, `#`.
-fn without_comments(text: &str) -> String {
+pub(crate) fn without_comments(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(first) = rest.chars().next() {

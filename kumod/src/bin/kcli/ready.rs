@@ -162,9 +162,10 @@ fn table(queue: &InspectReadyQ) -> String {
     let line = |cells: [&str; 6], marker: &str| {
         let mut text = format!("  {:<1$}", cells[0], widths[0]);
         for (cell, width) in cells.iter().zip(widths).skip(1) {
-            text += &format!("  {cell:>width$}");
+            // One space, so that a line fits into 80 columns.
+            text += &format!(" {cell:>width$}");
         }
-        let text = format!("{text}  {marker}");
+        let text = format!("{text} {marker}");
         format!("{}\n", text.trim_end())
     };
     let mut text = line(HEADERS, "");

@@ -541,12 +541,12 @@ scheduled queues: 2
 
 connections: 2
 
-  SESSION                              DELIV  TRANS  FAIL     AGE   RATE
-  5f0b7d11                             1,234      5     0  12m 5s  1.7/s  ⚠ STUCK
+  SESSION                             DELIV TRANS FAIL    AGE  RATE
+  5f0b7d11                            1,234     5    0 12m 5s 1.7/s ⚠ STUCK
     DeliveringMessage for 10m
     send msg with 2 recip(s)
 
-  7d115f0b                             1,234      5     0  12m 5s  1.7/s  ⚠ STALL?
+  7d115f0b                            1,234     5    0 12m 5s 1.7/s ⚠ STALL?
     AccumulatingBatch(1/5) for 7m 30s
 
 config:

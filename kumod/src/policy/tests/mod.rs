@@ -1,6 +1,7 @@
 //! Behaviours of a whole policy, each with a few lines of Lua. What one file does is tested beside it.
 mod budget;
 mod engine;
+mod helpers;
 mod loading;
 mod message;
 mod sender;
