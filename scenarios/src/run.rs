@@ -410,11 +410,15 @@ impl Run<'_> {
     }
 
     fn fault_is_over(&mut self, what: FaultKind) {
-        // A store that has given up stays so until it is opened again.
-        if what.port() == "disk" && self.universe.disk.needs_reopen() {
+        if what.port() == "disk" && self.disk_is_still_ill() {
             return self.lingering.push(what);
         }
         self.note_end(what);
+    }
+
+    /// A store that has given up stays so until it is opened again; a write that was held up for a time takes that time.
+    fn disk_is_still_ill(&self) -> bool {
+        self.universe.disk.needs_reopen() || self.universe.disk.is_behind()
     }
 
     fn damage(&mut self, what: FaultKind, target: Option<&str>) {
@@ -472,7 +476,7 @@ impl Run<'_> {
     /// Once a virtual minute: what an operator's monitoring would see.
     async fn look(&mut self) {
         self.looks += 1;
-        if !self.universe.disk.needs_reopen() {
+        if !self.disk_is_still_ill() {
             self.lingering_ends();
         }
         let now = self.universe.now();

@@ -9,6 +9,7 @@ pub mod proxy_listener;
 pub mod queue;
 pub mod rate;
 pub mod read;
+pub mod render;
 pub mod secret;
 pub mod service;
 pub mod source;

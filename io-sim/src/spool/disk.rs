@@ -469,6 +469,11 @@ impl Disk {
     pub fn needs_reopen(&self) -> bool {
         self.state().paths.iter().any(Path::is_broken)
     }
+
+    /// Whether writes that were held up haven't ended yet, though what held them up may be over.
+    pub fn is_behind(&self) -> bool {
+        self.state().paths.iter().any(|path| !path.queue.is_empty())
+    }
 }
 
 impl State {
