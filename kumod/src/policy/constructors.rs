@@ -101,7 +101,13 @@ pub fn ask_as<T: Constructed + 'static>(
     module.raw_set(short_name(name), function)
 }
 
-fn parse<T: Constructed>(lua: &Lua, program: &Program, name: &str, table: &Lv) -> mlua::Result<T> {
+/// Strictly, with file and line in what is wrong.
+pub fn parse<T: Constructed>(
+    lua: &Lua,
+    program: &Program,
+    name: &str,
+    table: &Lv,
+) -> mlua::Result<T> {
     if !table.is_table() {
         let given = show(table);
         return Err(fault(lua, format!("{name}: expected a table, got {given}")));

@@ -26,6 +26,7 @@
 //! - Messages and metadata are lent: policy can't use them after its handler returned.
 mod address;
 mod budget;
+mod config_module;
 mod constructors;
 mod convert;
 pub(crate) mod encoded_word;

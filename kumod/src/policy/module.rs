@@ -7,8 +7,8 @@ use super::events::Service;
 use super::program::{Program, lock};
 use super::setup::{self, Shared};
 use super::{
-    constructors, kept, nearest, proxy, reject, serde_module, shaping_module, throttle_module,
-    time_module,
+    config_module, constructors, kept, nearest, proxy, reject, serde_module, shaping_module,
+    throttle_module, time_module,
 };
 use mlua::{Lua, Table, Value as Lv, Variadic};
 use std::sync::Arc;
@@ -46,6 +46,7 @@ pub fn register(
     setup::register(lua, &kumo, program, shared)?;
     reject::register(lua, &kumo)?;
     constructors::register(lua, &kumo, program, shared)?;
+    config_module::register(lua, &kumo, program, shared)?;
     serde_module::register(lua, &kumo, budget)?;
     kept::register(lua, &kumo, program)?;
     shaping_module::register(lua, &kumo, program)?;

@@ -4,6 +4,7 @@ use super::budget::{Budget, check_octets};
 use super::convert::{Floats, to_json, to_lua};
 use super::error::fault;
 use super::program::read_file;
+use kumo_core::config::render;
 use kumo_core::limits;
 use mlua::{Function, Lua, LuaString, Table, Value as Lv};
 use serde_json::Value;
@@ -15,12 +16,18 @@ type Encode = fn(&Value) -> Result<String, String>;
 
 const PARSERS: [(&str, &str, Parse); 2] =
     [("json_parse", "json_load", parse_json), ("toml_parse", "toml_load", parse_toml)];
-const ENCODERS: [(&str, Encode); 4] = [
+const ENCODERS: [(&str, Encode); 5] = [
     ("json_encode", |value| serde_json::to_string(value).map_err(|error| error.to_string())),
     ("json_encode_pretty", |value| {
         serde_json::to_string_pretty(value).map_err(|error| error.to_string())
     }),
     ("toml_encode", |value| toml::to_string(&to_toml(value)?).map_err(|error| error.to_string())),
+    ("toml_encode_pretty_compact", |value| match value {
+        Value::Object(table) => Ok(render::toml(table)),
+        // Lua can't tell an empty list from an empty table.
+        Value::Array(items) if items.is_empty() => Ok(String::new()),
+        _ => Err("expected a table with keys: a TOML document is one".into()),
+    }),
     ("toml_encode_pretty", |value| {
         toml::to_string_pretty(&to_toml(value)?).map_err(|error| error.to_string())
     }),

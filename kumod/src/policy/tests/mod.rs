@@ -1,5 +1,6 @@
 //! Behaviours of a whole policy, each with a few lines of Lua. What one file does is tested beside it.
 mod budget;
+mod config;
 mod engine;
 mod helpers;
 mod loading;
