@@ -1,7 +1,7 @@
 //! From a domain to the addresses that will be dialled: site names, what an MX answer means, connection plans.
 //! Looking names up is the resolver's business, dialling the driver's.
 use crate::config::EgressPath;
-use crate::config::queue::MxListEntry;
+use crate::config::queue::{DeliveryProtocol, MxListEntry};
 use crate::engine::{Hosts, Resolution};
 use crate::limits;
 use crate::port::{DnsError, MxAnswer};
@@ -104,6 +104,20 @@ pub fn literal_site(domain: &str) -> Option<(Arc<str>, Hosts)> {
         is_secure: false,
     };
     Some((domain.into(), hosts))
+}
+
+/// The site and hosts where the DNS has no part in it.
+pub fn site_without_dns(
+    destination: &str,
+    protocol: &DeliveryProtocol,
+) -> Option<(Arc<str>, Hosts)> {
+    match protocol {
+        DeliveryProtocol::Smtp { mx_list } if !mx_list.is_empty() => Some(listed_site(mx_list)),
+        DeliveryProtocol::Smtp { .. } => literal_site(destination),
+        DeliveryProtocol::Maildir { .. }
+        | DeliveryProtocol::Null
+        | DeliveryProtocol::CustomLua(_) => Some((destination.into(), Hosts::default())),
+    }
 }
 
 /// The site and hosts of a policy's `mx_list`, tried in the order given.

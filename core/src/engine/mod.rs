@@ -32,6 +32,7 @@ mod timers;
 
 pub use io::*;
 pub use model::{Block, Held, Tally};
+pub use promotion::ready_queue_name;
 pub use timers::WakeReason;
 
 use crate::id::{OpId, SessionId, SpoolId};

@@ -469,8 +469,7 @@ impl Engine {
         end: &RouteEnd,
         pool: &Arc<str>,
     ) -> Result<ReadyHandle, Blocked> {
-        let name = format!("{}->{}@{}", source.name, end.site, short_name(&end.protocol));
-        let name: Arc<str> = name.into();
+        let name: Arc<str> = ready_queue_name(&source.name, &end.site, &end.protocol).into();
         let of = self.source(source).ok_or_else(|| {
             let why = format!("more than {} egress sources are in use", limits::SOURCES).into();
             let until = self.now.mono + Duration::from_secs(60);
@@ -737,29 +736,20 @@ fn pool_of(config: &QueueConfig) -> &str {
     config.egress_pool.as_deref().unwrap_or("unspecified")
 }
 
-fn short_name(protocol: &DeliveryProtocol) -> String {
-    match protocol {
+/// `<source>-><site>@<protocol>`.
+pub fn ready_queue_name(source: &str, site: &str, protocol: &DeliveryProtocol) -> String {
+    let protocol = match protocol {
         DeliveryProtocol::Smtp { .. } => "smtp_client".into(),
         DeliveryProtocol::Maildir { path, .. } => format!("maildir:{path}"),
         DeliveryProtocol::Null => "null".into(),
         DeliveryProtocol::CustomLua(lua) => format!("lua:{}", lua.constructor),
-    }
+    };
+    format!("{source}->{site}@{protocol}")
 }
 
 fn site_without_dns(queue: &str, config: &QueueConfig) -> Option<Site> {
-    let destination = QueueName::parse(queue).destination();
-    let found = |(site, hosts)| Site::Found { site, hosts: Arc::new(hosts) };
-    match &config.protocol {
-        DeliveryProtocol::Smtp { mx_list } if !mx_list.is_empty() => {
-            Some(found(mx::listed_site(mx_list)))
-        }
-        DeliveryProtocol::Smtp { .. } => mx::literal_site(destination).map(found),
-        DeliveryProtocol::Maildir { .. }
-        | DeliveryProtocol::Null
-        | DeliveryProtocol::CustomLua(_) => {
-            Some(found((destination.into(), super::Hosts::default())))
-        }
-    }
+    let found = mx::site_without_dns(QueueName::parse(queue).destination(), &config.protocol);
+    found.map(|(site, hosts)| Site::Found { site, hosts: Arc::new(hosts) })
 }
 
 /// Of routes that are the same as before, in all that the round robin knows: it goes on where it was. A source's own options, its secrets

@@ -273,6 +273,20 @@ pub struct DispatcherState {
     pub overall_rate_per_sec: f64,
 }
 
+/// What a domain's mail comes to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResolvedEgressPath {
+    pub domain: String,
+    pub source: String,
+    pub mx: Option<MxHosts>,
+    /// The ready queue's.
+    pub queue_name: String,
+    pub queue_config: Value,
+    pub path_config: Value,
+    /// Of path and queue together.
+    pub constraints: EffectiveConstraints,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReadyQStates {
     pub states_by_ready_queue: BTreeMap<String, ReadyQState>,

@@ -1,11 +1,12 @@
 //! Ready queues from inside, and the end of one of their connections (seed.md 5, 7). What a dispatcher does is its own to tell, what holds a
 //! queue back the engine's; here both are put together.
 use super::api::{
-    AbortConnection, DispatcherState, InspectReadyQ, Moment, MxHosts, Obstacle, ReadyQState,
-    ReadyQStates, ReadyQSuspension,
+    AbortConnection, DispatcherState, InspectReadyQ, Moment, Obstacle, ReadyQState, ReadyQStates,
+    ReadyQSuspension,
 };
 use super::errors::{ApiError, parse};
 use super::serve::Operations;
+use crate::resolve::mx_hosts;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Query, State};
@@ -56,7 +57,7 @@ fn document(inspection: ReadyInspection, seen: Seen, now: Now, with_queues: bool
     let state = state(&inspection, now);
     let path = inspection.path.as_deref();
     InspectReadyQ {
-        mx: mx(&inspection),
+        mx: mx_hosts(&inspection.protocol, inspection.site.clone(), &inspection.hosts),
         egress_source: inspection.source.clone(),
         egress_pool: inspection.pool.as_ref().into(),
         protocol: protocol(&inspection.name).into(),
@@ -78,22 +79,6 @@ fn document(inspection: ReadyInspection, seen: Seen, now: Now, with_queues: bool
 fn protocol(queue: &str) -> &str {
     let protocol = queue.rsplit_once('@').map_or(queue, |(_, protocol)| protocol);
     protocol.split(':').next().unwrap_or(protocol)
-}
-
-/// Only where the DNS was asked.
-fn mx(inspection: &ReadyInspection) -> Option<MxHosts> {
-    let DeliveryProtocol::Smtp { mx_list } = &*inspection.protocol else { return None };
-    let hosts = &inspection.hosts;
-    let by_preference = hosts.by_preference.iter().map(|(preference, names)| {
-        (preference.to_string(), names.iter().map(|name| name.as_ref().into()).collect())
-    });
-    mx_list.is_empty().then(|| MxHosts {
-        site_name: inspection.site.as_ref().into(),
-        by_preference: by_preference.collect(),
-        is_mx: hosts.is_mx,
-        is_domain_literal: hosts.is_domain_literal,
-        is_secure: hosts.is_secure,
-    })
 }
 
 fn state(inspection: &ReadyInspection, now: Now) -> ReadyQState {

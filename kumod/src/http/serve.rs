@@ -2,7 +2,7 @@
 //! the number of connections too; the guard stands before every route but liveness.
 use super::errors::ApiError;
 use super::proxy::{self, ProxyOperations};
-use super::{admin, inject, inspect, ready, sources, spool};
+use super::{admin, inject, inspect, ready, resolve, sources, spool};
 use crate::diagnostics::Diagnostics;
 use crate::world::RealWorld;
 use axum::Router;
@@ -80,6 +80,7 @@ fn router(body_limit: usize) -> Router<Operations> {
         .route("/api/admin/explain/v1", get(inspect::explain))
         .route("/api/admin/inspect-ready-q/v1", get(ready::inspect))
         .route("/api/admin/ready-q-states/v1", get(ready::states))
+        .route("/api/admin/resolve-egress-path/v1", get(resolve::egress_path))
         .route("/api/admin/abort-ready-q-conn/v1", post(ready::abort))
         .route("/api/admin/source-list/v1", get(sources::list))
         .route("/api/admin/source-resume/v1", post(sources::resume))

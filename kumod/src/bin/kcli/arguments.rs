@@ -93,6 +93,11 @@ pub enum Command {
   kcli inspect-ready-q 'ip-1->(mx1|mx2).example.com@smtp_client'
   kcli inspect-ready-q --connections --sched-q 'ip-1->mx.example.com@smtp_client'")]
     InspectReadyQ(InspectReadyQArguments),
+    /// Shows what a domain's mail comes to: its queue's configuration, ready queue, egress path and ceilings
+    #[command(after_help = "Examples:
+  kcli resolve-egress-path example.com
+  kcli resolve-egress-path --constraints campaign:tenant@example.com ip-1")]
+    ResolveEgressPath(ResolveEgressPathArguments),
     /// Cuts off one connection of a ready queue; its message goes back to its scheduled queue, and no attempt is counted
     #[command(
         after_help = "Example: kcli abort-ready-q-conn 'ip-1->mx.example.com@smtp_client' 5f0b7d11-8c5e-4d1c-9a2b-4e5f4fb2a3c6"
@@ -167,6 +172,25 @@ pub enum Command {
         #[command(subcommand)]
         subject: Subject,
     },
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ResolveEgressPathArguments {
+    /// Only the configuration of the egress path, as TOML
+    #[arg(long, conflicts_with_all = ["constraints", "json"])]
+    pub config: bool,
+    /// Only the ceilings
+    #[arg(long, conflicts_with = "json")]
+    pub constraints: bool,
+    /// Print JSON, with everything
+    #[arg(long)]
+    pub json: bool,
+    /// A domain, or a scheduled queue's name
+    #[arg(value_name = "DOMAIN")]
+    pub domain: String,
+    /// An egress source's name; there needn't be such a source
+    #[arg(value_name = "SOURCE", default_value = "unspecified")]
+    pub source: String,
 }
 
 #[derive(Args, Clone, Debug, Default)]

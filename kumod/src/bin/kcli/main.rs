@@ -68,6 +68,7 @@ async fn run(arguments: Arguments) -> Result<String, Failure> {
             inspect::message(&mut server, &id, want_body).await
         }
         Command::InspectReadyQ(wanted) => ready::inspect(&mut server, &wanted).await,
+        Command::ResolveEgressPath(wanted) => ready::resolve(&mut server, &wanted).await,
         Command::AbortReadyQConn { queue_name, session_id } => {
             ready::abort(&mut server, AbortConnection { queue_name, session_id }).await
         }

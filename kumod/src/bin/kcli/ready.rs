@@ -1,16 +1,21 @@
-//! `inspect-ready-q` and `abort-ready-q-conn`. The text's layout is the one that operators know (seed.md 5).
-use super::arguments::InspectReadyQArguments;
+//! `inspect-ready-q`, `abort-ready-q-conn` and `resolve-egress-path`. The text's layout is the one that operators know (seed.md 5, 8).
+use super::arguments::{InspectReadyQArguments, ResolveEgressPathArguments};
 use super::output::{self, grouped, plain};
 use super::server::{Failure, Server, read};
 use hyper::Method;
 use kumo_core::config::duration;
-use kumod::http::api::{AbortConnection, DispatcherState, InspectReadyQ, MxHosts};
+use kumod::http::api::{
+    AbortConnection, DispatcherState, InspectReadyQ, MxHosts, ResolvedEgressPath,
+};
 use kumod::http::client::with_query;
+use kumod::resolve::{path_toml, queue_toml};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::time::Duration;
 
 const INSPECT: &str = "/api/admin/inspect-ready-q/v1";
 const ABORT: &str = "/api/admin/abort-ready-q-conn/v1";
+const RESOLVE: &str = "/api/admin/resolve-egress-path/v1";
 
 pub async fn inspect(
     server: &mut Server,
@@ -52,9 +57,50 @@ pub fn render(queue: &InspectReadyQ, wanted: &InspectReadyQArguments) -> String 
     }
     blocks.push(connections(queue, wanted.connections));
     if let (true, Some(config)) = (wanted.config, &queue.path_config) {
-        blocks.push(format!("config:\n{}", indented(&format!("{config:#}"))));
+        blocks.push(format!("config:\n{}", indented(&toml(config, path_toml))));
     }
     blocks.join("\n")
+}
+
+/// As TOML; of a server whose configuration isn't ours, as it came.
+fn toml<T: DeserializeOwned>(config: &Value, render: fn(&T) -> String) -> String {
+    T::deserialize(config).map_or_else(|_| output::json(config), |config| render(&config))
+}
+
+pub async fn resolve(
+    server: &mut Server,
+    wanted: &ResolveEgressPathArguments,
+) -> Result<String, Failure> {
+    let query = [("domain", wanted.domain.as_str()), ("source", wanted.source.as_str())];
+    let document = server.get(&with_query(RESOLVE, &query)).await?;
+    if wanted.json {
+        return Ok(output::json(&document));
+    }
+    let resolved: ResolvedEgressPath = read(&document)?;
+    Ok(match (wanted.config, wanted.constraints) {
+        (true, _) => plain_lines(&toml(&resolved.path_config, path_toml)),
+        (_, true) => plain_lines(&resolved.constraints.to_string()),
+        _ => render_resolved(&resolved),
+    })
+}
+
+pub fn render_resolved(resolved: &ResolvedEgressPath) -> String {
+    let ResolvedEgressPath { domain, source, queue_name, .. } = resolved;
+    let mx = resolved.mx.as_ref().map_or("mx: <not resolved>\n".into(), mx);
+    let section = |title: &str, text: String| format!("--- {title} ---\n\n{}", plain_lines(&text));
+    [
+        format!(
+            "domain: {}\nsource: {}\nqueue:  {}\n",
+            plain(domain),
+            plain(source),
+            plain(queue_name)
+        ),
+        mx,
+        section("scheduled queue config", toml(&resolved.queue_config, queue_toml)),
+        section("egress path config", toml(&resolved.path_config, path_toml)),
+        section("effective ceilings", resolved.constraints.to_string()),
+    ]
+    .join("\n")
 }
 
 fn summary(queue: &InspectReadyQ) -> String {

@@ -1,0 +1,7 @@
+//! explain-throttle: what it does stands in [`kumod::offline`].
+use kumod::offline;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    offline::main(offline::throttle)
+}

@@ -1,0 +1,52 @@
+//! `resolve-egress-path`: what a domain's mail comes to, by this kumod's policy and resolver, without sending any.
+use super::api::ResolvedEgressPath;
+use super::errors::ApiError;
+use super::serve::Operations;
+use crate::resolve::{self, Resolved};
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use kumo_driver::world::World;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResolveQuery {
+    domain: String,
+    #[serde(default = "unspecified")]
+    source: String,
+}
+
+fn unspecified() -> String {
+    "unspecified".into()
+}
+
+pub async fn egress_path(
+    State(operations): State<Operations>,
+    Query(query): Query<ResolveQuery>,
+) -> Result<Json<ResolvedEgressPath>, ApiError> {
+    let world = operations.handle.world();
+    let ResolveQuery { domain, source } = query;
+    let resolved = resolve::resolve(world.policy(), world.resolver(), &domain, &source).await;
+    match resolved {
+        Ok(resolved) => Ok(Json(document(resolved))),
+        Err(why) => Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, why)),
+    }
+}
+
+fn document(resolved: Resolved) -> ResolvedEgressPath {
+    ResolvedEgressPath {
+        queue_config: json(&resolved.queue),
+        path_config: json(&resolved.path),
+        domain: resolved.domain,
+        source: resolved.source,
+        mx: resolved.mx,
+        queue_name: resolved.queue_name,
+        constraints: resolved.constraints,
+    }
+}
+
+fn json(configuration: &impl Serialize) -> Value {
+    serde_json::to_value(configuration).expect("a configuration has text keys")
+}
