@@ -1,10 +1,10 @@
 //! A ready queue from inside: what it is made of, what holds it back and since when, and its sessions. Reads only; what a session does is its
 //! driver's to tell.
-use super::model::{ReadyHandle, Session, SessionState, Tally};
+use super::model::{Place, ReadyHandle, Session, SessionState, Tally};
 use super::{Engine, Held, Hosts, ReadySuspension};
 use crate::config::EgressPath;
 use crate::config::queue::DeliveryProtocol;
-use crate::id::SessionId;
+use crate::id::{SessionId, SpoolId};
 use crate::time::Wall;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -58,6 +58,32 @@ impl Engine {
             queues: self.queues_of(handle),
             sessions: ready.sessions.iter().map(|session| self.session_summary(*session)).collect(),
         })
+    }
+
+    /// The sessions that a message waits for: the one that has it, or those of the ready queue in whose line it stands.
+    pub fn sessions_of_message(&self, id: SpoolId) -> Vec<SessionId> {
+        let Some(handle) = self.message_by_id.get(&id).copied() else { return Vec::new() };
+        match self.messages[handle].place {
+            Place::Ready(ready) => self.ready[ready].sessions.clone(),
+            Place::InFlight => {
+                let has_it = |session: &Session| match &session.state {
+                    SessionState::Busy { message, .. } => *message == handle,
+                    SessionState::BusyWithBatch { batch, .. } => {
+                        batch.iter().any(|(message, _)| *message == handle)
+                    }
+                    _ => false,
+                };
+                let sessions = self.sessions.iter().filter(|(_, session)| has_it(session));
+                sessions.map(|(id, _)| *id).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Of a ready queue, the oldest first; none if there is no such queue.
+    pub fn sessions_of_ready(&self, name: &str) -> Vec<SessionId> {
+        let found = self.ready_by_name.get(name);
+        found.map_or(Vec::new(), |ready| self.ready[*ready].sessions.clone())
     }
 
     fn queues_of(&self, handle: ReadyHandle) -> Vec<String> {

@@ -1,7 +1,7 @@
-//! Looking without touching: liveness, metrics, queues, a message, and why.
+//! Looking without touching: liveness, metrics, queues, and a message.
 use super::api::{
-    Explanation, InspectMessage, MessageInformation, Moment, OneOrMany, QueueSummary,
-    QueueSummaryQuery, ReadyQueue, ScheduledQueue, Scheduling,
+    InspectMessage, MessageInformation, Moment, OneOrMany, QueueSummary, QueueSummaryQuery,
+    ReadyQueue, ScheduledQueue, Scheduling,
 };
 use super::errors::ApiError;
 use super::serve::Operations;
@@ -209,7 +209,7 @@ pub async fn message(
     Ok(Json(InspectMessage { id: id.to_string(), message: describe(&message, query.want_body) }))
 }
 
-fn parse_id(text: &str) -> Result<SpoolId, ApiError> {
+pub fn parse_id(text: &str) -> Result<SpoolId, ApiError> {
     text.parse()
         .map_err(|error: kumo_core::id::SpoolIdError| ApiError::unprocessable(error.to_string()))
 }
@@ -232,52 +232,4 @@ fn describe(message: &Message, want_body: bool) -> MessageInformation {
         num_attempts: Some(message.attempts),
         scheduling: expires.map(|expires| Scheduling { expires: Moment(expires) }),
     }
-}
-
-// ---- Why --------------------------------------------------------------------------------------------------
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ExplainQuery {
-    message: Option<String>,
-    queue: Option<String>,
-    source: Option<String>,
-}
-
-pub async fn explain(
-    State(operations): State<Operations>,
-    Query(query): Query<ExplainQuery>,
-) -> Result<Json<Explanation>, ApiError> {
-    let ExplainQuery { message, queue, source } = query;
-    let (what, look) = match (message, queue, source) {
-        (Some(id), None, None) => {
-            let id = parse_id(&id)?;
-            let look =
-                operations.handle.query(move |engine, now| (engine.explain_message(id), now));
-            (format!("message {id}"), look.await)
-        }
-        (None, Some(name), None) => {
-            let what = format!("queue {name}");
-            let look =
-                operations.handle.query(move |engine, now| (engine.explain_queue(&name), now));
-            (what, look.await)
-        }
-        (None, None, Some(name)) => {
-            let what = format!("source {name} in use");
-            let look =
-                operations.handle.query(move |engine, now| (engine.explain_source(&name), now));
-            (what, look.await)
-        }
-        _ => return Err(ApiError::unprocessable("give one of message, queue and source")),
-    };
-    let (explained, now) = look.ok_or_else(ApiError::stopping)?;
-    let missing = || ApiError::new(StatusCode::NOT_FOUND, format!("no such {what}"));
-    let explained = explained.ok_or_else(missing)?;
-    Ok(Json(Explanation {
-        subject: explained.subject,
-        next_action: explained.next_action,
-        earliest: explained.earliest.map(Moment),
-        why: explained.why,
-        now: Moment(now.wall),
-    }))
 }

@@ -2,7 +2,7 @@
 //! the number of connections too; the guard stands before every route but liveness.
 use super::errors::ApiError;
 use super::proxy::{self, ProxyOperations};
-use super::{admin, inject, inspect, ready, resolve, sources, spool};
+use super::{admin, explain, inject, inspect, ready, resolve, sources, spool};
 use crate::diagnostics::Diagnostics;
 use crate::world::RealWorld;
 use axum::Router;
@@ -77,7 +77,7 @@ fn router(body_limit: usize) -> Router<Operations> {
         .route("/api/admin/set_diagnostic_log_filter/v1", post(admin::set_log_filter))
         .route("/api/admin/inspect-message/v1", get(inspect::message))
         .route("/api/admin/queue-summary/v1", get(inspect::queue_summary))
-        .route("/api/admin/explain/v1", get(inspect::explain))
+        .route("/api/admin/explain/v1", get(explain::explain))
         .route("/api/admin/inspect-ready-q/v1", get(ready::inspect))
         .route("/api/admin/ready-q-states/v1", get(ready::states))
         .route("/api/admin/resolve-egress-path/v1", get(resolve::egress_path))
