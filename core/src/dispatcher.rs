@@ -138,12 +138,26 @@ pub fn threshold(path: &EgressPath, protocol: &DeliveryProtocol) -> Duration {
                 path.data_dot_timeout,
             ];
             let longest = waits.into_iter().max().unwrap_or_default();
-            longest.saturating_mul(2).max(LEAST)
+            longest.saturating_mul(2).max(LEAST).max(beyond(path, path.ehlo_timeout))
         }
-        DeliveryProtocol::CustomLua(_) => Duration::from_secs(600),
+        DeliveryProtocol::CustomLua(_) => {
+            Duration::from_secs(600).max(beyond(path, path.data_dot_timeout))
+        }
         DeliveryProtocol::Maildir { .. } | DeliveryProtocol::Null => LEAST,
     }
 }
+
+/// Longer than any single wait of its kind, which ends by itself and says why.
+fn beyond(path: &EgressPath, longest: Duration) -> Duration {
+    let waits =
+        [path.connect_timeout, path.banner_timeout, path.starttls_timeout, path.auth_timeout];
+    let longest = waits.into_iter().fold(longest, Duration::max);
+    longest.saturating_add(Duration::from_secs(60))
+}
+
+/// Who looks so late has stood still itself, and can't say that others have.
+const LATE: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// When to look at which dispatcher.
 #[derive(Debug, Default)]
@@ -192,9 +206,14 @@ impl Watchdog {
             let watched =
                 self.watched.get_mut(&session).expect("who is to be looked at is watched");
             let crossing = last(session) + watched.threshold;
-            watched.look = if crossing > now { crossing } else { now + watched.threshold };
+            let is_late = now.since(at) > LATE;
+            watched.look = match crossing > now {
+                true => crossing,
+                false if is_late => now + LOOK_AGAIN,
+                false => now + watched.threshold.max(LATE),
+            };
             self.looks.insert((watched.look, session));
-            if crossing <= now {
+            if crossing <= now && !is_late {
                 stuck.push(session);
             }
         }
@@ -222,6 +241,11 @@ mod tests {
             rcpt_to_timeout: SECOND,
             data_timeout: SECOND,
             data_dot_timeout: SECOND,
+            connect_timeout: SECOND,
+            banner_timeout: SECOND,
+            ehlo_timeout: SECOND,
+            starttls_timeout: SECOND,
+            auth_timeout: SECOND,
             ..EgressPath::default()
         };
         let slow = EgressPath { rcpt_to_timeout: 40 * SECOND, ..quick.clone() };
@@ -229,16 +253,44 @@ mod tests {
             dispatcher_progress_watchdog_timeout: Some(7 * SECOND),
             ..EgressPath::default()
         };
+        let hello = EgressPath { ehlo_timeout: 300 * SECOND, ..quick.clone() };
+        let lua = DeliveryProtocol::CustomLua(crate::config::queue::CustomLua {
+            constructor: "make.x".into(),
+            batch_size: 1,
+            min_batch_size: 1,
+            max_batch_latency: Duration::ZERO,
+        });
         // D26: data_dot_timeout is 600 s here, where the reference has 300 s.
         for (path, protocol, expected) in [
             (&stock, &smtp, 1200),
-            (&quick, &smtp, 60),
+            (&quick, &smtp, 61),
             (&slow, &smtp, 80),
+            (&hello, &smtp, 360),
+            (&stock, &lua, 660),
+            (&quick, &lua, 600),
             (&configured, &smtp, 7),
             (&stock, &DeliveryProtocol::Null, 60),
         ] {
             assert_eq!(threshold(path, protocol), Duration::from_secs(expected));
         }
+    }
+
+    #[test]
+    fn who_looks_late_judges_nobody_and_looks_again() {
+        let session = SessionId(1);
+        let mut watchdog = Watchdog::default();
+        watchdog.watch(session, 60 * SECOND, at(0));
+        assert!(watchdog.look(at(3_000), |_| at(0)).is_empty(), "the machine stood still");
+        assert_eq!(watchdog.next_look(), Some(at(3_005)));
+        assert_eq!(watchdog.look(at(3_005), |_| at(0)), [session]);
+    }
+
+    #[test]
+    fn no_threshold_keeps_the_watchdog_busy_without_end() {
+        let mut watchdog = Watchdog::default();
+        watchdog.watch(SessionId(1), Duration::ZERO, at(5));
+        assert_eq!(watchdog.look(at(5), |_| at(5)), [SessionId(1)]);
+        assert_eq!(watchdog.next_look(), Some(at(6)));
     }
 
     #[test]

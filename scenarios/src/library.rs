@@ -41,6 +41,8 @@ library! {
     "proxy-flap"
     "proxy-dns-outage"
     "unplumbed-address"
+    "starttls-stall"
+    "wedged-dispatcher"
     "storm"
 }
 

@@ -276,7 +276,20 @@ impl EgressPath {
             table.check(key, number > 0, "it must be at least 1");
         }
         table.check("refresh_interval", !self.refresh_interval.is_zero(), "it must be above 0");
+        self.check_watchdog(table);
         check_ehlo_domain(table, self.ehlo_domain.as_deref());
+    }
+}
+
+impl EgressPath {
+    fn check_watchdog(&self, table: &mut Table) {
+        const KEY: &str = "dispatcher_progress_watchdog_timeout";
+        let Some(patience) = self.dispatcher_progress_watchdog_timeout else { return };
+        table.check(KEY, patience >= Duration::from_secs(1), "it must be at least 1s");
+        if patience <= self.data_dot_timeout {
+            let why = "it isn't above data_dot_timeout: a server that takes so long over a message gets it again and again";
+            table.warn(KEY, format_args!("{why}"));
+        }
     }
 }
 

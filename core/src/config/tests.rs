@@ -261,7 +261,7 @@ const EGRESS_PATH_KEYS: &str = r#"{
     "mail_from_timeout": 7, "rcpt_to_timeout": 7, "data_timeout": 7,
     "data_dot_timeout": 7, "rset_timeout": 7, "idle_timeout": 7,
     "starttls_timeout": 7, "auth_timeout": 7, "system_shutdown_timeout": 7,
-    "dispatcher_progress_watchdog_timeout": 7,
+    "dispatcher_progress_watchdog_timeout": 8,
     "smtp_auth_plain_username": "u", "smtp_auth_plain_password": {"key_data": "p"},
     "allow_smtp_auth_plain_without_tls": true,
     "allow_smtp_auth_plain_without_valid_certificate": true, "ehlo_domain": "d",

@@ -44,7 +44,10 @@ impl Engine {
             SessionState::Busy { .. } | SessionState::BusyWithBatch { .. } => {
                 session.abort = Some(reason);
             }
-            SessionState::Opening => self.ready[handle].opening -= 1,
+            SessionState::Opening => {
+                self.ready[handle].opening -= 1;
+                self.ready[handle].consecutive_failures += 1;
+            }
             SessionState::Idle => self.ready[handle].idle.retain(|idle| *idle != id),
             SessionState::Ending => {}
         }

@@ -1,6 +1,6 @@
 //! A ready queue from inside: what it is made of, what holds it back and since when, and its sessions. Reads only; what a session does is its
 //! driver's to tell.
-use super::model::{Place, ReadyHandle, Session, SessionState, Tally};
+use super::model::{Place, Session, SessionState, Tally};
 use super::{Engine, Held, Hosts, ReadySuspension};
 use crate::config::EgressPath;
 use crate::config::queue::DeliveryProtocol;
@@ -25,8 +25,6 @@ pub struct ReadyInspection {
     pub suspension: Option<ReadySuspension>,
     /// `None`: policy hasn't said it yet.
     pub path: Option<Arc<EgressPath>>,
-    /// Scheduled queues that may use it, by name.
-    pub queues: Vec<String>,
     /// The oldest first.
     pub sessions: Vec<SessionSummary>,
 }
@@ -55,7 +53,6 @@ impl Engine {
             held: ready.held.clone().map(|held| (held, self.wall(ready.held_since))),
             suspension: ready.suspension.as_ref().map(|timed| timed.entry.clone()),
             path: ready.path.value.clone(),
-            queues: self.queues_of(handle),
             sessions: ready.sessions.iter().map(|session| self.session_summary(*session)).collect(),
         })
     }
@@ -86,7 +83,9 @@ impl Engine {
         found.map_or(Vec::new(), |ready| self.ready[*ready].sessions.clone())
     }
 
-    fn queues_of(&self, handle: ReadyHandle) -> Vec<String> {
+    /// Scheduled queues that may use a ready queue, by name. Goes through all of them.
+    pub fn queues_of_ready(&self, name: &str) -> Vec<String> {
+        let Some(handle) = self.ready_by_name.get(name).copied() else { return Vec::new() };
         let has_route = |queue: &super::model::ScheduledQueue| {
             queue.routes.iter().any(|route| route.ready == handle)
         };

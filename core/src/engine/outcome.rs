@@ -3,7 +3,9 @@
 //! again; a permanent verdict comes from the peer, from policy, or from time.
 use super::admission::generated;
 use super::model::*;
-use super::{Engine, InsertReason, Note, Outcome, Outcomes, Question, Reason, RequeueAnswer, Then};
+use super::{
+    Engine, InsertReason, Note, Outcome, Outcomes, Output, Question, Reason, RequeueAnswer, Then,
+};
 use crate::canary::{self, Canary};
 use crate::id::OpId;
 use crate::log::RecordKind;
@@ -104,8 +106,13 @@ impl Engine {
     pub(super) fn attempt_ended(&mut self, op: OpId, reusable: bool) -> Ended {
         let Pending::Deliver(id) = self.finish(op) else { panic!("{op:?} isn't a delivery") };
         let session = self.sessions.get_mut(&id).expect("a busy session stands");
-        // Until it says that it is ready again, or closed.
-        let next = if reusable { SessionState::Idle } else { SessionState::Ending };
+        let abort = session.abort.take();
+        // Until it says that it is ready again, or closed. One that was to be cut off, and had completed just before, is let go.
+        let goes_on = reusable && abort.is_none();
+        let next = if goes_on { SessionState::Idle } else { SessionState::Ending };
+        if reusable && !goes_on {
+            self.outputs.push_back(Output::Close { session: id });
+        }
         let was = core::mem::replace(&mut session.state, next);
         let (SessionState::Busy { op: busy, .. } | SessionState::BusyWithBatch { op: busy, .. }) =
             was
@@ -113,7 +120,7 @@ impl Engine {
             panic!("{op:?} was attempted on a session that is {was:?}")
         };
         assert_eq!(op, busy, "the attempt completed is the one outstanding");
-        let (ready, abort) = (session.ready, session.abort.take());
+        let ready = session.ready;
         self.list_ready(ready);
         let origin = Origin { attempt: Some(op), session: Some(id), ready: Some(ready) };
         Ended { was, origin, abort }

@@ -85,10 +85,13 @@ impl Fence {
         lock(&self.0).outstanding = Some(Outstanding { op, body_began: false });
     }
 
-    fn body_begins(&self) {
-        if let Some(outstanding) = &mut lock(&self.0).outstanding {
+    /// Whether it may: not once what is in hand was taken back.
+    fn body_begins(&self) -> bool {
+        let mut state = lock(&self.0);
+        if let Some(outstanding) = &mut state.outstanding {
             outstanding.body_began = true;
         }
+        !state.shut
     }
 
     /// Whether the completion may still be told.
@@ -266,8 +269,10 @@ impl<W: World> Link<W> {
         self.fence.begin(op);
     }
 
-    pub fn body_begins(&self) {
-        self.fence.body_begins();
+    /// False: it mustn't, and nobody waits for what comes of it.
+    #[must_use]
+    pub fn body_begins(&self) -> bool {
+        self.fence.body_begins()
     }
 
     /// Tells the engine what became of a delivery.
@@ -724,7 +729,7 @@ impl<W: World> Dialogue<'_, W> {
 
     async fn obey(&mut self, command: Command) {
         match command {
-            // Every wait of the machine has a deadline of its own; the engine's is for one that doesn't keep them.
+            // Every wait of the machine has a deadline of its own; the watchdog is for one that doesn't keep them.
             Command::Deliver { op, message, recipients } => {
                 self.deliver(op, message, recipients).await;
             }
@@ -814,8 +819,8 @@ impl<W: World> Dialogue<'_, W> {
 
     async fn write(&mut self, octets: &[u8]) {
         let is_body = self.machine.has_begun_body();
-        if is_body {
-            self.link.body_begins();
+        if is_body && !self.link.body_begins() {
+            return self.handle(Input::Ended);
         }
         let now = self.link.shared.now().mono;
         let patience =

@@ -88,16 +88,13 @@ impl<W: World> EngineLoop<W> {
             tokio::select! {
                 biased;
                 count = mail.recv_many(&mut taken, TAKEN_AT_ONCE) => if count == 0 { return },
-                () = sleep(pause) => {
-                    if wake == pause {
-                        self.feed(Input::Tick);
-                    }
-                    if look == pause {
-                        self.look_after_sessions();
-                    }
-                }
+                () = sleep(pause) => if wake == pause { self.feed(Input::Tick) },
             }
             taken.drain(..).for_each(|letter| self.open(letter));
+            // Whatever woke it: also where there is always mail.
+            if self.until_look().is_zero() {
+                self.look_after_sessions();
+            }
             self.shared.engine_full.store(self.engine.is_full(), Ordering::Relaxed);
         }
     }

@@ -42,7 +42,7 @@ pub(crate) async fn run<W: World>(link: &Link<W>, commands: &mut mpsc::Receiver<
     }
 }
 
-/// `None` if the message couldn't be read, which has been told.
+/// `None` if the message couldn't be read, which has been told, or isn't this session's any more.
 async fn deliver<W: World>(
     link: &Link<W>,
     op: OpId,
@@ -62,7 +62,10 @@ async fn deliver<W: World>(
         link.not_now(op).await;
         return None;
     }
-    link.body_begins();
+    if !link.body_begins() {
+        return None;
+    }
+    link.activity.touch(link.shared.now().mono);
     let mut fates = Vec::new();
     for index in recipients.iter() {
         if let Some(recipient) = message.envelope.recipients.get(index as usize) {

@@ -76,7 +76,9 @@ async fn addresses<W: World>(
     }
     let strategy = link.target.path.ip_lookup_strategy;
     let lookup = link.shared.world.resolver().addresses(wanted.host, strategy);
-    match timeout(patience, lookup).await {
+    let answered = timeout(patience, lookup).await;
+    link.activity.touch(link.shared.now().mono);
+    match answered {
         Ok(Ok(answer)) => Ok(answer.addresses),
         Ok(Err(DnsError::NoSuchDomain(_))) => Ok(Vec::new()),
         Ok(Err(DnsError::Failed(why))) => Err(why),

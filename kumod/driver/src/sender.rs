@@ -156,7 +156,9 @@ impl<W: World> Session<'_, W> {
             let parts = items.into_iter().map(Item::untried).collect();
             return self.tell(op, parts, Next::GoOn).await;
         }
-        self.link.body_begins();
+        if !self.link.body_begins() {
+            return Next::Drop;
+        }
         let detail = Detail::Lua { is_batch: self.is_batched };
         self.link.enter(Phase::DeliveringMessage, Some(detail));
         let (heard, stops) = self.hear(sender, given, commands).await;

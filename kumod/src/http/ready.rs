@@ -21,7 +21,7 @@ use kumo_core::engine::{AdminCommand, AdminReply, Engine, Held};
 use kumo_core::time::{Duration, Mono, Now, Wall};
 use kumo_driver::dispatchers::{Dispatcher, Dispatchers};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -42,18 +42,24 @@ pub async fn inspect(
         let of_session =
             |summary: &SessionSummary| Some((*summary, dispatchers.get(summary.session)?));
         let dispatchers = inspection.sessions.iter().filter_map(of_session).collect();
-        Some((inspection, dispatchers, now))
+        let queues = include_scheduled_queues.then(|| engine.queues_of_ready(&name));
+        Some((inspection, dispatchers, queues, now))
     };
     let seen = operations.handle.inspect(look).await.ok_or_else(ApiError::stopping)?;
-    let (inspection, dispatchers, now) = seen.ok_or_else(|| {
+    let (inspection, dispatchers, queues, now) = seen.ok_or_else(|| {
         ApiError::new(StatusCode::NOT_FOUND, format!("no such ready queue {queue_name}"))
     })?;
-    Ok(Json(document(inspection, dispatchers, now, include_scheduled_queues)))
+    Ok(Json(document(inspection, dispatchers, queues, now)))
 }
 
 type Seen = Vec<(SessionSummary, Dispatcher)>;
 
-fn document(inspection: ReadyInspection, seen: Seen, now: Now, with_queues: bool) -> InspectReadyQ {
+fn document(
+    inspection: ReadyInspection,
+    seen: Seen,
+    queues: Option<Vec<String>>,
+    now: Now,
+) -> InspectReadyQ {
     let state = state(&inspection, now);
     let path = inspection.path.as_deref();
     InspectReadyQ {
@@ -64,7 +70,7 @@ fn document(inspection: ReadyInspection, seen: Seen, now: Now, with_queues: bool
         path_config: path
             .map(|path| serde_json::to_value(path).expect("a configuration has text keys")),
         constraints: path.map(EffectiveConstraints::of_path),
-        scheduled_queue_names: with_queues.then(|| inspection.queues.clone()),
+        scheduled_queue_names: queues,
         dispatchers: seen
             .iter()
             .map(|(summary, one)| row(&inspection, summary, one, now))
@@ -151,7 +157,7 @@ fn phase(inspection: &ReadyInspection, summary: &SessionSummary, told: Phase) ->
     match (told, held, &*inspection.protocol) {
         _ if !summary.is_idle => told,
         (Phase::Idle, Some(Held::Batch { .. }), DeliveryProtocol::CustomLua(lua)) => {
-            Phase::AccumulatingBatch { have: inspection.ready, want: lua.batch_size }
+            Phase::AccumulatingBatch { have: inspection.ready, want: lua.min_batch_size }
         }
         (Phase::Idle, Some(Held::MessageRate { .. }), _) => Phase::MessageRateThrottled,
         _ => told,
@@ -174,7 +180,7 @@ pub async fn states(
     Query(query): Query<StatesQuery>,
 ) -> Result<Json<ReadyQStates>, ApiError> {
     let look = move |engine: &Engine, now: Now| -> BTreeMap<String, ReadyQState> {
-        let names: Vec<String> = match &query.queues {
+        let names: BTreeSet<String> = match &query.queues {
             Some(named) => named.split(',').map(Into::into).collect(),
             None => engine.ready_queues().into_iter().map(|queue| queue.name).collect(),
         };
