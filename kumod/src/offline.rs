@@ -8,9 +8,9 @@ use clap::{CommandFactory, Parser};
 use kumo_core::config::ThrottleSpec;
 use kumo_core::config::duration::render;
 use kumo_core::config::queue::DeliveryProtocol;
+use kumo_core::config::render::{Secrets, Shown};
 use kumo_core::time::Duration;
 use kumo_io_real::dns::RealResolver;
-use serde::Serialize;
 use serde_json::{Map, Value};
 use std::io::Write;
 use std::path::PathBuf;
@@ -138,9 +138,8 @@ fn resolver() -> Result<RealResolver, String> {
 }
 
 /// The same octets for the same configuration, whatever the release: keys in order, what isn't set is null, an empty list is `{}`.
-fn pretty(configuration: &impl Serialize) -> String {
-    let value = serde_json::to_value(configuration).expect("a configuration has text keys");
-    format!("{:#}\n", stable(value))
+fn pretty(document: impl Into<Value>) -> String {
+    format!("{:#}\n", stable(document.into()))
 }
 
 fn stable(value: Value) -> Value {
@@ -167,25 +166,27 @@ pub async fn shaping_domain(wanted: ShapingDomain) -> Result<String, String> {
 fn show(wanted: &ShapingDomain, resolved: &Resolved) -> String {
     let mut documents = Vec::new();
     if wanted.json_queue_config {
-        documents.push(pretty(&resolved.queue));
+        documents.push(pretty(resolved.queue.table(Secrets::Hidden)));
     }
     if wanted.json_config {
-        documents.push(pretty(&resolved.path));
+        documents.push(pretty(resolved.path.table(Secrets::Hidden)));
     }
     if wanted.json_constraints {
-        documents.push(pretty(&resolved.constraints));
+        let constraints = serde_json::to_value(&resolved.constraints);
+        documents.push(pretty(constraints.expect("constraints have text keys")));
     }
     if documents.is_empty() {
         let section = |title: &str, text: String| format!("--- {title} ---\n\n{text}");
-        documents.push(section("scheduled queue config", resolve::queue_toml(&resolved.queue)));
-        documents.push(section("egress path config", resolve::path_toml(&resolved.path)));
+        documents.push(section("scheduled queue config", resolved.queue.toml(Secrets::Hidden)));
+        documents.push(section("egress path config", resolved.path.toml(Secrets::Hidden)));
         documents.push(section("effective ceilings", resolved.constraints.to_string()));
     }
     documents.join("\n")
 }
 
 pub async fn queue_config_of(wanted: QueueConfigOf) -> Result<String, String> {
-    Ok(pretty(&resolve::queue_config(&policy().await?, &wanted.queue).await?))
+    let config = resolve::queue_config(&policy().await?, &wanted.queue).await?;
+    Ok(pretty(config.table(Secrets::Hidden)))
 }
 
 pub async fn site_name(wanted: SiteName) -> Result<String, String> {
@@ -231,7 +232,7 @@ mod tests {
     fn json_is_the_same_for_every_release() {
         let value = serde_json::json!({ "b": [], "a": null, "c": [{ "z": [1], "y": {} }] });
         let expected = "{\n  \"a\": null,\n  \"b\": {},\n  \"c\": [\n    {\n      \"y\": {},\n      \"z\": [\n        1\n      ]\n    }\n  ]\n}\n";
-        assert_eq!(pretty(&value), expected);
+        assert_eq!(pretty(value), expected);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use crate::http::api::MxHosts;
 use kumo_core::ceilings::EffectiveConstraints;
 use kumo_core::config::queue::DeliveryProtocol;
-use kumo_core::config::{EgressPath, QueueConfig, render};
+use kumo_core::config::{EgressPath, QueueConfig};
 use kumo_core::engine::{self, Answer, Hosts, Question, Resolution};
 use kumo_core::mx;
 use kumo_core::port::Resolver;
@@ -119,12 +119,4 @@ pub fn mx_hosts(protocol: &DeliveryProtocol, site: Arc<str>, hosts: &Hosts) -> O
         is_domain_literal: hosts.is_domain_literal,
         is_secure: hosts.is_secure,
     })
-}
-
-pub fn queue_toml(queue: &QueueConfig) -> String {
-    render::toml(&render::queue_config(queue))
-}
-
-pub fn path_toml(path: &EgressPath) -> String {
-    render::toml(&render::egress_path(path))
 }

@@ -52,9 +52,9 @@ fn a_running_kumod_says_what_a_domain_s_mail_comes_to() {
     for part in [
         "--- scheduled queue config ---\n\n",
         "max_message_rate = \"100/s\"\n",
-        "\n[protocol.smtp]\nmx_list = [\"mx1.example\", \"mx2.example:26\"]\n",
+        "\n[protocol.smtp]\nmx_list = [\n    \"mx1.example\",\n    \"mx2.example:26\",\n]\n",
         "--- egress path config ---\n\nadditional_connection_limits = {}\n",
-        "connection_limit = 7\n",
+        "\n[connection_limit]\nforce_local = false\nlimit = 7\n",
     ] {
         assert!(text.contains(part), "{part:?} isn't in {text}");
     }
@@ -67,6 +67,8 @@ fn a_running_kumod_says_what_a_domain_s_mail_comes_to() {
     assert_eq!(json["queue_name"], "unspecified->archive.example@maildir:/mail");
     assert_eq!((&json["mx"], &json["queue_config"]["max_age"]), (&Value::Null, &json!("3days")));
     assert_eq!(json["constraints"]["max_message_rate"]["source"], json!({"kind": "primary"}));
+    // As the constructor takes it.
+    assert_eq!(json["queue_config"]["protocol"]["maildir_path"], "/mail");
     let both = kcli(&kumod, &["resolve-egress-path", "--json", "--config", "b.example"]);
     assert_eq!(both.code, Some(2), "{both:?}");
     kumod.stop();
@@ -113,6 +115,8 @@ fn its_siblings_each_say_one_thing() {
     let binary = env!("CARGO_BIN_EXE_resolve-queue-config");
     let config: Value = said(&tool(binary, &policy, &["archive.example"])).parse().expect("JSON");
     assert_eq!(config["max_age"], "3days");
+    let protocol = json!({"maildir_path": "/mail", "dir_mode": null, "file_mode": null});
+    assert_eq!(config["protocol"], protocol);
     let binary = env!("CARGO_BIN_EXE_explain-throttle");
     let text = said(&tool(binary, &policy, &["100/m"]));
     assert!(text.contains("rate: 1.667 a second, one each 600ms"), "{text}");
