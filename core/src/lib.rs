@@ -8,6 +8,7 @@
 //! - [`journal`]: the inputs of the engine written down, and run again.
 //! - [`record`]: the versioned, checksummed spool record.
 //! - [`config`]: the types behind every `make_*` and `start_*` option. [`ceilings`]: what their limits come to.
+//!   [`toml_text`]: how people read them.
 //! - [`shaping`]: shaping files: how they merge, which of their sections hold for a path, which rules for a record.
 //! - [`port`]: what the outside must offer.
 //! - [`marks`], [`canary`]: for the simulator: branches it has to reach, and bugs it has to catch. Nothing in other builds.
@@ -60,3 +61,4 @@ pub mod smtp;
 pub mod source_health;
 pub mod throttle;
 pub mod time;
+pub mod toml_text;

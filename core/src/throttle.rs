@@ -17,6 +17,11 @@ impl ThrottleSpec {
     pub fn interval(&self) -> Duration {
         Duration::from_nanos(interval(self))
     }
+
+    /// How many may pass at once, after enough time without any.
+    pub fn burst(&self) -> u64 {
+        self.max_burst.unwrap_or(self.limit).max(1)
+    }
 }
 
 fn interval(spec: &ThrottleSpec) -> u64 {
@@ -25,8 +30,7 @@ fn interval(spec: &ThrottleSpec) -> u64 {
 }
 
 fn tolerance(spec: &ThrottleSpec) -> u64 {
-    let burst = spec.max_burst.unwrap_or(spec.limit).max(1);
-    interval(spec).saturating_mul(burst - 1)
+    interval(spec).saturating_mul(spec.burst() - 1)
 }
 
 fn nanos_after(moment: Mono, now: Mono) -> u64 {

@@ -1,27 +1,32 @@
 //! Tools that ask a policy, or the DNS, without a running kumod: `resolve-shaping-domain`, `resolve-queue-config`, `resolve-site-name` and
-//! `explain-throttle` (seed.md 9). Invariant: they listen on nothing and open no spool; exit codes are 0 done, 1 not done, 2 usage.
+//! `explain-throttle` (seed.md 9). Invariant: `init` doesn't run, so nothing is opened or listened on; stdout holds the answer alone; exit codes
+//! are 0 done, 1 not done, 2 usage.
+use crate::diagnostics::{DiagnosticOptions, Diagnostics};
 use crate::policy::{LuaPolicy, PolicyOptions};
-use crate::process;
 use crate::resolve::{self, Resolved};
+use crate::{privileges, process};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 use kumo_core::config::ThrottleSpec;
 use kumo_core::config::duration::render;
 use kumo_core::config::queue::DeliveryProtocol;
-use kumo_core::time::Duration;
+use kumo_core::config::render::{Secrets, Shown};
 use kumo_io_real::dns::RealResolver;
-use serde::Serialize;
 use serde_json::{Map, Value};
-use std::io::Write;
+use std::io::{ErrorKind as ErrorKindOfIo, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Where the policy stands unless POLICY_PATH says so.
 const POLICY_PATH: &str = "/opt/kumomta/etc/policy/init.lua";
+/// The user that kumod runs as, and whom its policy is written for.
+const USER: &str = "kumod";
 
 /// Shows what a domain's mail comes to by a policy: queue, egress path and ceilings
 ///
-/// The policy is the file POLICY_PATH, by default /opt/kumomta/etc/policy/init.lua. It is loaded and asked, and nothing is started.
+/// The policy is the file POLICY_PATH, by default /opt/kumomta/etc/policy/init.lua. Its handlers are asked; its init doesn't run.
+/// Started as root, the tool becomes the user kumod, if there is one. Limits that many paths share count in full for each, and bursts and round
+/// trips are left out.
 #[derive(Parser)]
 #[command(
     name = "resolve-shaping-domain",
@@ -45,7 +50,8 @@ pub struct ShapingDomain {
 
 /// Shows the configuration that a policy gives a scheduled queue, as JSON
 ///
-/// The policy is the file POLICY_PATH, by default /opt/kumomta/etc/policy/init.lua.
+/// The policy is the file POLICY_PATH, by default /opt/kumomta/etc/policy/init.lua. Its init doesn't run. Started as root, the tool becomes
+/// the user kumod, if there is one.
 #[derive(Parser)]
 #[command(
     name = "resolve-queue-config",
@@ -88,16 +94,33 @@ pub fn main<T: Parser + CommandFactory>(
         Ok(arguments) => arguments,
         Err(error) => return usage::<T>(&error),
     };
-    let done = process::block_on(run(arguments)).and_then(|text| {
-        let written = std::io::stdout().lock().write_all(text.as_bytes());
-        written.map_err(|error| format!("can't write the output: {error}"))
-    });
+    // Before there are threads: rights belong to each.
+    let done = give_up_root().and_then(|()| process::block_on(run(arguments)));
+    let done = done.and_then(|text| print(&text));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("{}: {why}", T::command().get_name());
             ExitCode::from(1)
         }
+    }
+}
+
+fn give_up_root() -> Result<(), String> {
+    match privileges::is_root() && privileges::ids_of(USER).is_ok() {
+        true => privileges::become_user(USER),
+        false => Ok(()),
+    }
+}
+
+/// Whoever stops reading, such as `head`, has what it wanted.
+fn print(text: &str) -> Result<(), String> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKindOfIo::BrokenPipe => {
+            Err(format!("can't write the output: {error}"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -128,9 +151,14 @@ fn usage<T: CommandFactory>(error: &clap::Error) -> ExitCode {
 }
 
 async fn policy() -> Result<LuaPolicy, String> {
+    // On stderr: what policy logs, and what it is warned about.
+    Diagnostics::start(&DiagnosticOptions::default())?;
     let path = std::env::var_os("POLICY_PATH").map_or_else(|| POLICY_PATH.into(), PathBuf::from);
-    let loaded = LuaPolicy::load(&path, PolicyOptions::default()).await;
-    Ok(loaded.map_err(|error| error.to_string())?.policy)
+    let loaded = LuaPolicy::load_without_init(&path, PolicyOptions::default()).await;
+    loaded.map_err(|error| {
+        let hint = if path.exists() { "" } else { "; POLICY_PATH names the policy" };
+        format!("{error}{hint}")
+    })
 }
 
 fn resolver() -> Result<RealResolver, String> {
@@ -138,9 +166,8 @@ fn resolver() -> Result<RealResolver, String> {
 }
 
 /// The same octets for the same configuration, whatever the release: keys in order, what isn't set is null, an empty list is `{}`.
-fn pretty(configuration: &impl Serialize) -> String {
-    let value = serde_json::to_value(configuration).expect("a configuration has text keys");
-    format!("{:#}\n", stable(value))
+fn pretty(document: impl Into<Value>) -> String {
+    format!("{:#}\n", stable(document.into()))
 }
 
 fn stable(value: Value) -> Value {
@@ -167,25 +194,27 @@ pub async fn shaping_domain(wanted: ShapingDomain) -> Result<String, String> {
 fn show(wanted: &ShapingDomain, resolved: &Resolved) -> String {
     let mut documents = Vec::new();
     if wanted.json_queue_config {
-        documents.push(pretty(&resolved.queue));
+        documents.push(pretty(resolved.queue.table(Secrets::Hidden)));
     }
     if wanted.json_config {
-        documents.push(pretty(&resolved.path));
+        documents.push(pretty(resolved.path.table(Secrets::Hidden)));
     }
     if wanted.json_constraints {
-        documents.push(pretty(&resolved.constraints));
+        let constraints = serde_json::to_value(&resolved.constraints);
+        documents.push(pretty(constraints.expect("constraints have text keys")));
     }
     if documents.is_empty() {
         let section = |title: &str, text: String| format!("--- {title} ---\n\n{text}");
-        documents.push(section("scheduled queue config", resolve::queue_toml(&resolved.queue)));
-        documents.push(section("egress path config", resolve::path_toml(&resolved.path)));
+        documents.push(section("scheduled queue config", resolved.queue.toml(Secrets::Hidden)));
+        documents.push(section("egress path config", resolved.path.toml(Secrets::Hidden)));
         documents.push(section("effective ceilings", resolved.constraints.to_string()));
     }
     documents.join("\n")
 }
 
 pub async fn queue_config_of(wanted: QueueConfigOf) -> Result<String, String> {
-    Ok(pretty(&resolve::queue_config(&policy().await?, &wanted.queue).await?))
+    let config = resolve::queue_config(&policy().await?, &wanted.queue).await?;
+    Ok(pretty(config.table(Secrets::Hidden)))
 }
 
 pub async fn site_name(wanted: SiteName) -> Result<String, String> {
@@ -197,10 +226,7 @@ pub async fn site_name(wanted: SiteName) -> Result<String, String> {
     }
     let by_dns = DeliveryProtocol::Smtp { mx_list: Vec::new() };
     let found = resolve::site(&resolver()?, &wanted.domain, &by_dns).await;
-    let domain = &wanted.domain;
-    let (site, _) = found.ok_or_else(|| {
-        format!("{domain} has no mail hosts, or the DNS doesn't tell; `dig MX {domain}` says which")
-    })?;
+    let (site, _) = found?;
     Ok(format!("{site}\n"))
 }
 
@@ -211,16 +237,42 @@ pub async fn throttle(wanted: Throttle) -> Result<String, String> {
 }
 
 fn explain(spec: &ThrottleSpec) -> String {
-    let each = spec.period.as_secs_f64() / spec.limit as f64;
-    let burst = spec.max_burst.unwrap_or(spec.limit);
-    let local = if spec.local { "local: this node's alone\n" } else { "" };
-    format!(
-        "{spec}\nlimit: {} in {}\nrate: {:.3} a second, one each {}\nburst: {burst} at once after a pause\n{local}",
-        spec.limit,
-        render(spec.period),
-        1.0 / each,
-        render(Duration::from_nanos((each * 1e9) as u64)),
-    )
+    let burst = spec.burst();
+    let burst = match spec.max_burst {
+        Some(_) => format!("{burst} at once after a pause"),
+        None => format!("{burst} at once after a pause: its limit, since there is no max_burst"),
+    };
+    let scope = match spec.local {
+        true => "this node's alone",
+        false => "this node's alone: kumod shares no throttles between nodes yet",
+    };
+    let lines = [
+        ("throttle:", spec.to_string()),
+        ("limit:", format!("{} in {}", spec.limit, render(spec.period))),
+        ("rate:", rates(spec)),
+        ("spacing:", format!("one each {}", render(spec.interval()))),
+        ("burst:", burst),
+        ("scope:", scope.into()),
+    ];
+    lines.map(|(label, text)| format!("{label:<10}{text}\n")).concat()
+}
+
+/// By whichever of them the operator thinks in.
+fn rates(spec: &ThrottleSpec) -> String {
+    let a_second = spec.limit as f64 / spec.period.as_secs_f64();
+    let units = [("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0)];
+    units.map(|(unit, seconds)| format!("{}/{unit}", four_digits(a_second * seconds))).join(" = ")
+}
+
+/// Or all before the point, if they are more.
+fn four_digits(number: f64) -> String {
+    let before = number.log10().floor();
+    let decimals = (3.0 - before).clamp(0.0, 15.0) as usize;
+    let text = format!("{number:.decimals$}");
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').into(),
+        false => text,
+    }
 }
 
 #[cfg(test)]
@@ -231,13 +283,22 @@ mod tests {
     fn json_is_the_same_for_every_release() {
         let value = serde_json::json!({ "b": [], "a": null, "c": [{ "z": [1], "y": {} }] });
         let expected = "{\n  \"a\": null,\n  \"b\": {},\n  \"c\": [\n    {\n      \"y\": {},\n      \"z\": [\n        1\n      ]\n    }\n  ]\n}\n";
-        assert_eq!(pretty(&value), expected);
+        assert_eq!(pretty(value), expected);
     }
 
     #[test]
     fn a_throttle_is_said_in_words() {
-        let spec = "local:100/m,max_burst=5".parse().unwrap();
-        let expected = "local:100/m,max_burst=5\nlimit: 100 in 1m\nrate: 1.667 a second, one each 600ms\nburst: 5 at once after a pause\nlocal: this node's alone\n";
-        assert_eq!(explain(&spec), expected);
+        let said = |spec: &str| explain(&spec.parse().unwrap());
+        let expected = "throttle: local:1000/300s,max_burst=10
+limit:    1000 in 5m
+rate:     3.333/s = 200/m = 12000/h = 288000/d
+spacing:  one each 300ms
+burst:    10 at once after a pause
+scope:    this node's alone
+";
+        assert_eq!(said("local:1,000/5m,max_burst=10"), expected);
+        let slow = said("1/d");
+        assert!(slow.contains("0.00001157/s = 0.0006944/m = 0.04167/h = 1/d\n"), "{slow}");
+        assert!(slow.contains("one each 1day\n") && slow.contains("since there is no"), "{slow}");
     }
 }

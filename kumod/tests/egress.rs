@@ -223,3 +223,37 @@ fn of_two_addresses_of_a_proxy_the_one_that_lives_is_found() {
     assert!(!is_suspended(&kumod, "named"));
     kumod.stop();
 }
+
+#[test]
+fn what_a_domains_mail_comes_to_is_by_the_hosts_that_dns_names() {
+    const MX: &str = "mx (site: (a|b|c).mail.example):
+    10  b.mail.example
+    20  a.mail.example
+    20  c.mail.example
+";
+    let home = Home::new();
+    let named =
+        Named::serving_mail("mail.example", &[(20, "a"), (10, "b"), (20, "c")], "127.0.41.54");
+    let handlers = "kumo.on('get_egress_path_config', function(domain, source, site)
+      return kumo.make_egress_path { provider_name = site }
+    end)";
+    let policy = home.policy_with_http(("spool", "spool"), "min_free_inodes = 0", handlers);
+    let kumod = named.start(&policy);
+    let text = kcli(&kumod, &["resolve-egress-path", "tenant@mail.example", "ip-1"]).well();
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(Into::into).collect();
+        lines.sort();
+        lines
+    };
+    let block = text.split("\n\n").nth(1).expect("a block of hosts");
+    assert_eq!(sorted(block), sorted(MX), "{text}");
+    for part in [
+        "queue:  ip-1->(a|b|c).mail.example@smtp_client\n",
+        "provider_name = \"(a|b|c).mail.example\"\n",
+    ] {
+        assert!(text.contains(part), "{part} isn't in {text}");
+    }
+    kumod.stop();
+    let site = named.told(env!("CARGO_BIN_EXE_resolve-site-name"), &["mail.example"]);
+    assert_eq!(site, "(a|b|c).mail.example\n");
+}

@@ -3,7 +3,8 @@
 use super::options::{self, Constructed, OptionTable};
 use super::rate::{LimitSpec, ThrottleSpec};
 use super::read::{self, Form, Report, Table, is_host_name};
-use super::{Secret, fields, name_forms};
+use super::render::shown_by_serde;
+use super::{Secret, name_forms, options_of};
 use crate::limits;
 use crate::time::Duration;
 use alloc::boxed::Box;
@@ -36,6 +37,7 @@ pub enum IpLookupStrategy {
 }
 
 name_forms!(EnableTls, IpLookupStrategy);
+shown_by_serde!(EnableTls, IpLookupStrategy, Cidr);
 
 /// An address block such as `127.0.0.0/8`; a bare address is its own block. Serialised as its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -241,25 +243,27 @@ impl Default for EgressPath {
     }
 }
 
+options_of!(EgressPath, {
+    connection_limit additional_connection_limits max_connection_rate
+    max_deliveries_per_connection max_message_rate additional_message_rate_throttles
+    source_selection_rate additional_source_selection_rates max_ready
+    max_recipients_per_batch consecutive_connection_failures_before_delay smtp_port
+    enable_tls enable_pipelining enable_rset use_lmtp connect_timeout banner_timeout
+    ehlo_timeout mail_from_timeout rcpt_to_timeout data_timeout data_dot_timeout
+    rset_timeout idle_timeout starttls_timeout auth_timeout system_shutdown_timeout
+    smtp_auth_plain_username smtp_auth_plain_password allow_smtp_auth_plain_without_tls
+    allow_smtp_auth_plain_without_valid_certificate ehlo_domain prohibited_hosts skip_hosts
+    ip_lookup_strategy ignore_8bit_checks remember_broken_tls
+    opportunistic_tls_reconnect_on_failed_handshake
+    dispatcher_progress_watchdog_timeout refresh_interval provider_name
+});
+
 impl Constructed for EgressPath {
     const OPTIONS: &'static OptionTable = &options::EGRESS_PATH;
     fn read(table: &mut Table) -> EgressPath {
         table.together("smtp_auth_plain_username", "smtp_auth_plain_password");
-        let mut path = fields!(table, EgressPath::default(), {
-            connection_limit additional_connection_limits max_connection_rate
-            max_deliveries_per_connection max_message_rate additional_message_rate_throttles
-            source_selection_rate additional_source_selection_rates max_ready
-            max_recipients_per_batch consecutive_connection_failures_before_delay smtp_port
-            enable_tls enable_pipelining enable_rset use_lmtp connect_timeout banner_timeout
-            ehlo_timeout mail_from_timeout rcpt_to_timeout data_timeout data_dot_timeout
-            rset_timeout idle_timeout starttls_timeout auth_timeout system_shutdown_timeout
-            smtp_auth_plain_username allow_smtp_auth_plain_without_tls
-            allow_smtp_auth_plain_without_valid_certificate ehlo_domain prohibited_hosts skip_hosts
-            ip_lookup_strategy ignore_8bit_checks remember_broken_tls
-            opportunistic_tls_reconnect_on_failed_handshake
-            dispatcher_progress_watchdog_timeout refresh_interval provider_name
-        });
-        path.smtp_auth_plain_password = table.optional("smtp_auth_plain_password");
+        let mut path = EgressPath::default();
+        path.set(table);
         path.check(table);
         path
     }

@@ -34,6 +34,28 @@ macro_rules! fields {
     }};
 }
 
+/// `options_of!(Type, { key … })`: `set` reads each key into the field of its name, and [`render::Shown`] shows the same ones.
+macro_rules! options_of {
+    ($made:ty, { $($field:ident)* }) => {
+        impl $made {
+            fn set(&mut self, table: &mut $crate::config::read::Table) {
+                $(table.set(stringify!($field), &mut self.$field);)*
+            }
+        }
+        impl $crate::config::render::Shown for $made {
+            fn table(
+                &self,
+                secrets: $crate::config::render::Secrets,
+            ) -> serde_json::Map<alloc::string::String, serde_json::Value> {
+                use $crate::config::render::Show;
+                let mut table = serde_json::Map::new();
+                $(table.insert(stringify!($field).into(), self.$field.show(secrets));)*
+                table
+            }
+        }
+    };
+}
+
 /// Enumerations whose values are written as their names.
 macro_rules! name_forms {
     ($($name:ty),+) => { $(impl $crate::config::read::Form for $name {
@@ -48,3 +70,4 @@ macro_rules! name_forms {
 
 use fields;
 pub(crate) use name_forms;
+use options_of;

@@ -1,18 +1,20 @@
 //! `kumo.make_queue_config`: a scheduled queue's options (core.md 3.2), their defaults and how they are read.
 //! Path templates are expanded elsewhere.
-use super::fields;
 use super::options::{self, Constructed, OptionTable};
+use super::options_of;
 use super::rate::ThrottleSpec;
 use super::read::{self, Form, Report, Table, is_host_name};
+use super::render::{Secrets, Show};
 use crate::limits;
 use crate::time::Duration;
 use alloc::boxed::Box;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt;
 use core::net::{IpAddr, Ipv6Addr};
 use core::str::FromStr;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -87,13 +89,16 @@ impl Default for QueueConfig {
     }
 }
 
+options_of!(QueueConfig, {
+    retry_interval max_retry_interval max_age egress_pool max_message_rate protocol reap_interval
+    refresh_interval
+});
+
 impl Constructed for QueueConfig {
     const OPTIONS: &'static OptionTable = &options::QUEUE_CONFIG;
     fn read(table: &mut Table) -> QueueConfig {
-        let config = fields!(table, QueueConfig::default(), {
-            retry_interval max_retry_interval max_age egress_pool max_message_rate protocol
-            reap_interval refresh_interval
-        });
+        let mut config = QueueConfig::default();
+        config.set(table);
         for (key, time) in [
             ("retry_interval", Some(config.retry_interval)),
             ("max_retry_interval", config.max_retry_interval),
@@ -132,6 +137,22 @@ impl Form for DeliveryProtocol {
                 ));
                 None
             }
+        }
+    }
+}
+
+impl Show for DeliveryProtocol {
+    fn show(&self, secrets: Secrets) -> Value {
+        match self {
+            DeliveryProtocol::Smtp { mx_list } => {
+                json!({ "smtp": { "mx_list": mx_list.show(secrets) } })
+            }
+            DeliveryProtocol::Maildir { path, dir_mode, file_mode } => {
+                json!({ "maildir_path": path, "dir_mode": dir_mode, "file_mode": file_mode })
+            }
+            // Of the queue of that name; no policy makes another.
+            DeliveryProtocol::Null => Value::from("null"),
+            DeliveryProtocol::CustomLua(lua) => json!({ "custom_lua": lua }),
         }
     }
 }
@@ -245,6 +266,24 @@ impl Form for MxListEntry {
             "a host: 'name', 'name:port', '[ip]', '[ip]:port' or { name, addr }",
             report,
         )
+    }
+}
+
+/// As it may be written in policy, but for a name with an address of its own.
+impl fmt::Display for MxListEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
+}
+
+impl Show for MxListEntry {
+    fn show(&self, _: Secrets) -> Value {
+        let text = self.to_string();
+        match text.parse().as_ref() == Ok(self) {
+            true => Value::from(text),
+            false => json!({ "name": self.name, "addr": self.address }),
+        }
     }
 }
 

@@ -37,12 +37,13 @@ pub struct RateError(pub &'static str);
 
 const LOCAL: &str = "local:";
 const ZERO: RateError = RateError("it must be at least 1");
+const TOO_LARGE: RateError = RateError("the number is too large");
 
 /// Digits, with `_` and `,` between them as one likes.
 fn number(text: &str) -> Result<u64, RateError> {
     let digits: String = text.trim().chars().filter(|c| !matches!(c, '_' | ',')).collect();
     match digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.is_empty() {
-        true => digits.parse().map_err(|_| RateError("the number is too large")),
+        true => digits.parse().map_err(|_| TOO_LARGE),
         false => Err(RateError("a whole number is missing")),
     }
 }
@@ -134,11 +135,18 @@ impl Form for ThrottleSpec {
     }
 }
 
+super::render::shown_by_serde!(LimitSpec);
+
 impl FromStr for LimitSpec {
     type Err = RateError;
     fn from_str(text: &str) -> Result<LimitSpec, RateError> {
         let (force_local, rest) = without_local(text);
-        Ok(LimitSpec { limit: positive(rest)?, force_local })
+        let limit = positive(rest)?;
+        // What Lua and TOML can say as well.
+        match i64::try_from(limit) {
+            Ok(_) => Ok(LimitSpec { limit, force_local }),
+            Err(_) => Err(TOO_LARGE),
+        }
     }
 }
 
@@ -278,6 +286,7 @@ mod tests {
             (json!(0), "at least 1"),
             (json!("0"), "at least 1"),
             (json!("local:0"), "at least 1"),
+            (json!("9223372036854775808"), "too large"),
             (json!({"limit": 0}), "at least 1"),
             (json!({"force_local": true}), "limit: it is required"),
             (json!({"limit": 1, "forcelocal": true}), "'force_local'"),

@@ -6,7 +6,7 @@ use kumo_core::date;
 use kumo_core::message::Meta;
 use kumo_core::time::{Duration, Wall};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -200,7 +200,7 @@ pub struct InspectReadyQ {
     pub protocol: String,
     pub state: ReadyQState,
     /// `null` until policy has said it; so are the constraints.
-    pub path_config: Option<Value>,
+    pub path_config: Option<Map<String, Value>>,
     /// The path's alone: what its scheduled queues allow isn't in it.
     pub constraints: Option<EffectiveConstraints>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -281,8 +281,8 @@ pub struct ResolvedEgressPath {
     pub mx: Option<MxHosts>,
     /// The ready queue's.
     pub queue_name: String,
-    pub queue_config: Value,
-    pub path_config: Value,
+    pub queue_config: Map<String, Value>,
+    pub path_config: Map<String, Value>,
     /// Of path and queue together.
     pub constraints: EffectiveConstraints,
 }

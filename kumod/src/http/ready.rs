@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use kumo_core::ceilings::EffectiveConstraints;
 use kumo_core::config::duration;
 use kumo_core::config::queue::DeliveryProtocol;
+use kumo_core::config::render::{Secrets, Shown};
 use kumo_core::dispatcher::{self, Phase};
 use kumo_core::engine::inspect::{ReadyInspection, SessionSummary};
 use kumo_core::engine::{AdminCommand, AdminReply, Engine, Held};
@@ -67,8 +68,7 @@ fn document(
         egress_source: inspection.source.clone(),
         egress_pool: inspection.pool.as_ref().into(),
         protocol: protocol(&inspection.name).into(),
-        path_config: path
-            .map(|path| serde_json::to_value(path).expect("a configuration has text keys")),
+        path_config: path.map(|path| path.table(Secrets::Hidden)),
         constraints: path.map(EffectiveConstraints::of_path),
         scheduled_queue_names: queues,
         dispatchers: seen

@@ -6,9 +6,9 @@ use crate::resolve::{self, Resolved};
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use kumo_core::config::render::{Secrets, Shown};
 use kumo_driver::world::World;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Deserialize;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,16 +37,12 @@ pub async fn egress_path(
 
 fn document(resolved: Resolved) -> ResolvedEgressPath {
     ResolvedEgressPath {
-        queue_config: json(&resolved.queue),
-        path_config: json(&resolved.path),
+        queue_config: resolved.queue.table(Secrets::Hidden),
+        path_config: resolved.path.table(Secrets::Hidden),
         domain: resolved.domain,
         source: resolved.source,
         mx: resolved.mx,
         queue_name: resolved.queue_name,
         constraints: resolved.constraints,
     }
-}
-
-fn json(configuration: &impl Serialize) -> Value {
-    serde_json::to_value(configuration).expect("a configuration has text keys")
 }

@@ -1,5 +1,6 @@
 //! What configuration comes to, for policy and the tools that are written in it: throughput ceilings, configuration as TOML, and what the
-//! events say (seed.md 10). Invariant: a table is parsed as strictly as its constructor parses it; what is returned is a plain table.
+//! events say (seed.md 10). Invariant: a table is parsed as strictly as its constructor parses it; what is returned is a plain table, which
+//! the constructor takes again as it is: secrets stand in it, since policy has them anyway.
 use super::constructors::{Made, parse};
 use super::convert::{Floats, show, to_json, to_lua};
 use super::error::fault;
@@ -8,7 +9,8 @@ use super::program::{Program, lock};
 use super::setup::{Handler, Shared};
 use kumo_core::ceilings::EffectiveConstraints;
 use kumo_core::config::options::Constructed;
-use kumo_core::config::{EgressPath, QueueConfig, render};
+use kumo_core::config::render::{Secrets, Shown};
+use kumo_core::config::{EgressPath, QueueConfig};
 use kumo_core::queue_name::QueueName;
 use mlua::{IntoLuaMulti, Lua, MultiValue, Table, Value as Lv};
 use serde_json::{Map, Value};
@@ -121,13 +123,13 @@ fn register_toml(lua: &Lua, kumo: &Table, program: &Arc<Program>) -> mlua::Resul
     let of = program.clone();
     let path = lua.create_function(move |lua, path: Lv| {
         let path: EgressPath = taken(lua, &of, &format!("kumo.{PATH}"), &path)?;
-        Ok(render::toml(&render::egress_path(&path)))
+        Ok(path.toml(Secrets::Shown))
     })?;
     kumo.raw_set(PATH, path)?;
     let of = program.clone();
     let queue = lua.create_function(move |lua, queue: Lv| {
         let queue: QueueConfig = taken(lua, &of, &format!("kumo.{QUEUE}"), &queue)?;
-        Ok(render::toml(&render::queue_config(&queue)))
+        Ok(queue.toml(Secrets::Shown))
     })?;
     kumo.raw_set(QUEUE, queue)
 }
@@ -148,7 +150,7 @@ fn register_events(
             let arguments = (parts.domain, parts.tenant, parts.campaign, parts.routing_domain);
             let arguments = arguments.into_lua_multi(&lua)?;
             let config = asked::<QueueConfig>(&lua, &of, &from, events::QUEUE_CONFIG, arguments);
-            table(&lua, render::queue_config(&config.await?))
+            table(&lua, config.await?.table(Secrets::Shown))
         }
     })?;
     kumo.raw_set("invoke_get_queue_config", queue)?;
@@ -158,7 +160,7 @@ fn register_events(
         async move {
             let arguments = names.into_lua_multi(&lua)?;
             let path = asked::<EgressPath>(&lua, &of, &from, events::EGRESS_PATH, arguments);
-            table(&lua, render::egress_path(&path.await?))
+            table(&lua, path.await?.table(Secrets::Shown))
         }
     })?;
     kumo.raw_set("invoke_get_egress_path_config", path)

@@ -4,8 +4,8 @@ use super::budget::{Budget, check_octets};
 use super::convert::{Floats, to_json, to_lua};
 use super::error::fault;
 use super::program::read_file;
-use kumo_core::config::render;
 use kumo_core::limits;
+use kumo_core::toml_text;
 use mlua::{Function, Lua, LuaString, Table, Value as Lv};
 use serde_json::Value;
 use std::path::Path;
@@ -23,7 +23,7 @@ const ENCODERS: [(&str, Encode); 5] = [
     }),
     ("toml_encode", |value| toml::to_string(&to_toml(value)?).map_err(|error| error.to_string())),
     ("toml_encode_pretty_compact", |value| match value {
-        Value::Object(table) => Ok(render::toml(table)),
+        Value::Object(table) => toml_text::pretty_compact(table).map_err(|error| error.to_string()),
         // Lua can't tell an empty list from an empty table.
         Value::Array(items) if items.is_empty() => Ok(String::new()),
         _ => Err("expected a table with keys: a TOML document is one".into()),

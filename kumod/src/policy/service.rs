@@ -49,6 +49,17 @@ impl LuaPolicy {
         Ok(Loaded { policy, setup, warnings })
     }
 
+    /// Runs the file alone, for a tool that asks what its handlers answer: what `init` does is the server's.
+    pub async fn load_without_init(
+        path: &Path,
+        options: PolicyOptions,
+    ) -> Result<LuaPolicy, PolicyError> {
+        let program = Program::read(path, options)?;
+        let events = State::load(&program).await?.events().into_iter().collect();
+        let senders = Arc::new(Semaphore::new(program.options.senders));
+        Ok(LuaPolicy { pool: Pool::new(program), senders, events })
+    }
+
     fn handles(&self, event: &str) -> bool {
         self.events.contains(event)
     }

@@ -131,11 +131,22 @@ pub struct Named {
 
 impl Named {
     pub fn serving(name: &str, addresses: &[&str], at: &'static str) -> Named {
+        let records: String = addresses.iter().map(|address| format!("@ A {address}\n")).collect();
+        Named::with_records(name, &records, at)
+    }
+
+    /// Hosts of its own that take its mail, with their preferences.
+    pub fn serving_mail(name: &str, hosts: &[(u16, &str)], at: &'static str) -> Named {
+        let records: String =
+            hosts.iter().map(|(n, host)| format!("@ MX {n} {host}\n{host} A {at}\n")).collect();
+        Named::with_records(name, &records, at)
+    }
+
+    fn with_records(name: &str, records: &str, at: &'static str) -> Named {
         // It listens only where an interface has the address.
         let address = Plumbed::on_lo(at);
         let home = TempDir::new().expect("a folder");
         let path = |name: &str| home.path().join(name).display().to_string();
-        let records: String = addresses.iter().map(|address| format!("@ A {address}\n")).collect();
         let zone = format!(
             "$TTL 60\n@ SOA ns.{name}. root.{name}. 1 60 60 60 60\n@ NS ns.{name}.\nns A {at}\n{records}"
         );
@@ -155,6 +166,16 @@ impl Named {
             Program::start(Command::new(path("named")).args(["-f", "-c", &path("named.conf")]));
         program.wait_for(SocketAddr::new(at.parse().expect("an address"), 53));
         Named { _program: program, home, _address: address }
+    }
+
+    /// What a tool says that asks it, and nobody else.
+    pub fn told(&self, tool: &str, arguments: &[&str]) -> String {
+        let mut command = Command::new("unshare");
+        let script = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+        command.args(["--mount", "sh", "-c", script]).arg(self.home.path().join("resolv.conf"));
+        let output = command.arg(tool).args(arguments).output().expect("unshare runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
     }
 
     /// A kumod that asks it, and nobody else.

@@ -4,13 +4,12 @@ use super::output::{self, grouped, plain};
 use super::server::{Failure, Server, read};
 use hyper::Method;
 use kumo_core::config::duration;
+use kumo_core::toml_text;
 use kumod::http::api::{
     AbortConnection, DispatcherState, InspectReadyQ, MxHosts, ResolvedEgressPath,
 };
 use kumod::http::client::with_query;
-use kumod::resolve::{path_toml, queue_toml};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::time::Duration;
 
 const INSPECT: &str = "/api/admin/inspect-ready-q/v1";
@@ -57,14 +56,15 @@ pub fn render(queue: &InspectReadyQ, wanted: &InspectReadyQArguments) -> String 
     }
     blocks.push(connections(queue, wanted.connections));
     if let (true, Some(config)) = (wanted.config, &queue.path_config) {
-        blocks.push(format!("config:\n{}", indented(&toml(config, path_toml))));
+        blocks.push(format!("config:\n{}", indented(&toml(config))));
     }
     blocks.join("\n")
 }
 
-/// As TOML; of a server whose configuration isn't ours, as it came.
-fn toml<T: DeserializeOwned>(config: &Value, render: fn(&T) -> String) -> String {
-    T::deserialize(config).map_or_else(|_| output::json(config), |config| render(&config))
+/// As TOML, whatever the server's options are; JSON has a null that TOML lacks.
+fn toml(config: &Map<String, Value>) -> String {
+    toml_text::pretty_compact(config)
+        .unwrap_or_else(|_| format!("{:#}\n", Value::Object(config.clone())))
 }
 
 pub async fn resolve(
@@ -78,7 +78,7 @@ pub async fn resolve(
     }
     let resolved: ResolvedEgressPath = read(&document)?;
     Ok(match (wanted.config, wanted.constraints) {
-        (true, _) => plain_lines(&toml(&resolved.path_config, path_toml)),
+        (true, _) => plain_lines(&toml(&resolved.path_config)),
         (_, true) => plain_lines(&resolved.constraints.to_string()),
         _ => render_resolved(&resolved),
     })
@@ -96,8 +96,8 @@ pub fn render_resolved(resolved: &ResolvedEgressPath) -> String {
             plain(queue_name)
         ),
         mx,
-        section("scheduled queue config", toml(&resolved.queue_config, queue_toml)),
-        section("egress path config", toml(&resolved.path_config, path_toml)),
+        section("scheduled queue config", toml(&resolved.queue_config)),
+        section("egress path config", toml(&resolved.path_config)),
         section("effective ceilings", resolved.constraints.to_string()),
     ]
     .join("\n")

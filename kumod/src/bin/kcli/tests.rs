@@ -480,7 +480,9 @@ fn stuck_ready_queue() -> InspectReadyQ {
             }),
             watchdog_threshold: Some(Duration::from_secs(600)),
         },
-        path_config: Some(serde_json::json!({ "smtp_port": 25 })),
+        path_config: serde_json::json!({ "smtp_port": 25, "additional_connection_limits": {} })
+            .as_object()
+            .cloned(),
         constraints: Some(EffectiveConstraints::of_path(&path)),
         scheduled_queue_names: Some(vec!["a.example".into(), "b.example".into()]),
         dispatchers: vec![
