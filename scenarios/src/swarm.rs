@@ -164,7 +164,6 @@ fn is_only_counted(what: FaultKind) -> bool {
 
 /// Some faults need somebody they can strike.
 fn prepare(dice: &mut Dice, options: &mut Options) {
-    // Room for one from each source at least: those that come in vain at the same moments would keep each other out for ever.
     let sources = u64::from(options.node.sources);
     for destination in &mut options.destination {
         destination.max_connections = dice.of(20).then(|| sources + dice.between(0, 2));
@@ -206,6 +205,15 @@ fn prepare(dice: &mut Dice, options: &mut Options) {
     }
     if options.fault.iter().any(|one| one.what == FaultKind::HostLostAddress) {
         options.node.sources = options.node.sources.max(2);
+    }
+    room_for_every_source(options);
+}
+
+/// Those that come in vain at the same moments would keep each other out for ever.
+fn room_for_every_source(options: &mut Options) {
+    let sources = u64::from(options.node.sources);
+    for destination in &mut options.destination {
+        destination.max_connections = destination.max_connections.map(|room| room.max(sources));
     }
 }
 
