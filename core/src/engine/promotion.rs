@@ -312,6 +312,10 @@ impl Engine {
         }
         let fetched = &self.queues[queue].site;
         if fetched.asked.is_none() && fetched.is_old(self.now.mono) {
+            if !matches!(fetched.value, Some(Site::Found { .. })) {
+                // Nobody's mail is failed for what the DNS said long ago.
+                self.queues[queue].site.value = None;
+            }
             let domain = QueueName::parse(&self.queues[queue].name).destination().into();
             let deadline = self.now.mono + self.config.resolve_timeout;
             let op = self.start(Pending::Resolve(queue));

@@ -40,6 +40,18 @@ fn null_mx_bounces_and_missing_hosts_defer() {
 }
 
 #[test]
+fn what_the_dns_said_long_ago_fails_nobodys_mail() {
+    let mut bench =
+        Bench::new(Outside { resolution: |_| Resolution::NoHosts, ..Outside::default() });
+    let early = bench.admit();
+    assert_eq!(bench.kinds(early), [RecordKind::TransientFailure]);
+    bench.pass(2 * MINUTE);
+    bench.outside.resolution = Outside::default().resolution;
+    let late = bench.admit();
+    assert_eq!(bench.kinds(late), [RecordKind::Delivery]);
+}
+
+#[test]
 fn mx_list_and_literals_ask_no_dns() {
     let entry = MxListEntry { name: "[127.0.0.1]".into(), address: None, port: Some(2525) };
     let protocol = DeliveryProtocol::Smtp { mx_list: vec![entry] };
