@@ -67,7 +67,9 @@ impl Engine {
 
     /// When a line that waits for a way out asks for its pool anew, which may have got another.
     fn look_at_pool_again(&mut self, queue: QueueHandle, block: &Block) -> Mono {
-        if !matches!(block, Block::NoEligibleSource | Block::ReadyQueuesFull) {
+        let may_wait_for_pool =
+            matches!(block, Block::NoEligibleSource | Block::ReadyQueuesFull | Block::NoSources);
+        if !may_wait_for_pool {
             return NEVER;
         }
         let config = self.queues[queue].config.value.as_ref().expect("its pool was looked at");
