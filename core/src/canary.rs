@@ -36,6 +36,7 @@ canaries! {
     SecondCompletion "second-completion" "I6" "a delivery that was completed can be completed again, and is"
     GateNeverShuts "gate-never-shuts" "gate" "whatever is wrong with the spool, mail is taken"
     WatchdogNeverFires "watchdog-never-fires" "I11" "a session without progress is never cut off"
+    ExplanationLate "explanation-late" "explain" "a message is said to be due a second after it is"
     GateNeverOpens "gate-never-opens" "I10" "once shut, the spool's gate stays so"
 }
 

@@ -203,6 +203,8 @@ pub struct Replayed {
 pub enum Met<'a> {
     Input(Now, &'a Input),
     Output(&'a Output),
+    /// As the step left it.
+    Handled(&'a Engine),
 }
 
 /// Runs a segment again and compares every hash.
@@ -284,6 +286,7 @@ fn take(
                 watch(Met::Output(&output));
                 hash.add(&output);
             }
+            watch(Met::Handled(engine));
             replayed.steps += 1;
             if hash.value() != outputs {
                 return Some(End::Differs { step: replayed.steps, offset });

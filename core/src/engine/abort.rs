@@ -88,7 +88,7 @@ impl Engine {
     ) {
         if began {
             reached(Mark::UnknownOutcome);
-            self.messages[handle].last = Some(Failure::Unknown);
+            self.messages[handle].last = Some(Failure::CutOff);
         }
         self.counts.returned += 1;
         let recipients = self.messages[handle].remaining.clone();

@@ -106,6 +106,14 @@ impl Engine {
         found.map(|timed| timed.entry.entry.clone())
     }
 
+    /// When the last bounce that takes the queue's mail is over.
+    pub(super) fn bounce_ends(&self, queue: QueueHandle) -> Option<Mono> {
+        let name = &self.queues[queue].name;
+        let bounces = self.admin.bounces.iter();
+        let matching = bounces.filter(|timed| selects(&timed.entry.entry.selector, name));
+        matching.map(|timed| timed.ends).max()
+    }
+
     pub(super) fn condemn(&mut self, message: MessageHandle, entry: Arc<AdminEntry>) {
         let queue = self.queues[self.messages[message].queue].name.clone();
         let mut bounces = self.admin.bounces.iter_mut();

@@ -254,7 +254,7 @@ impl Engine {
 
     // ---- Rates -----------------------------------------------------------------------------------------
 
-    fn message_token(&self, handle: ReadyHandle, path: &EgressPath) -> Mono {
+    pub(super) fn message_token(&self, handle: ReadyHandle, path: &EgressPath) -> Mono {
         let now = self.now.mono;
         let own = path
             .max_message_rate
@@ -502,7 +502,7 @@ impl Engine {
     }
 }
 
-fn lowest_limit(path: &EgressPath) -> u64 {
+pub(super) fn lowest_limit(path: &EgressPath) -> u64 {
     let additional = path.additional_connection_limits.values();
     additional.fold(path.connection_limit.limit, |lowest, spec| lowest.min(spec.limit))
 }

@@ -1,6 +1,11 @@
 //! Why something is as it is and what will happen next, read from the very timers and limits that will fire.
 //! Reads only; what it says is for operators, so it is in plain words.
-use super::model::{Failure, Moment, Place, QueueHandle, ReadyHandle, ScheduledQueue};
+use super::dispatch::lowest_limit;
+use super::model::{
+    Failure, Line, Message, Moment, Place, QueueHandle, ReadyHandle, Route, ScheduledQueue,
+};
+use super::next::{Action, Next, Wait};
+use super::schedule::ideal_connections;
 use super::sources::SourceHandle;
 use super::{Block, Engine, Held, InsertReason};
 use crate::id::SpoolId;
@@ -13,85 +18,83 @@ use alloc::vec;
 use alloc::vec::Vec;
 use serde::Serialize;
 
+/// Ready queues, or sources, that an explanation names at most.
+const NAMED: usize = 8;
+/// As far as a message's place in line is counted.
+const COUNTED: usize = 10_000;
+
 /// `why` begins with the nearest cause and ends with the farthest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
     pub subject: String,
     pub next_action: String,
-    /// `None`: when something else happens, which `why` names.
+    /// What has to happen first: [`Wait::name`]. `None`: nothing waits.
+    pub waits_for: Option<&'static str>,
+    /// `None`: as soon as what it waits for has happened.
     pub earliest: Option<Wall>,
     pub why: Vec<String>,
 }
 
 impl Engine {
     pub fn explain_message(&self, id: SpoolId) -> Option<Explanation> {
+        let next = self.next_of_message(id)?;
         let message = &self.messages[*self.message_by_id.get(&id)?];
-        let queue = &self.queues[message.queue];
-        let mut why = Vec::new();
-        let (next_action, earliest) = match message.place {
-            Place::Scheduled => {
-                why.push(format!(
-                    "attempt {} is due at {}",
-                    message.attempts + 1,
-                    self.when(message.due)
-                ));
-                let failure = message.last;
-                why.extend(failure.map(|failure| describe_failure(message.attempts, failure)));
-                why.extend(self.explain_suspension(&queue.name, "its queue"));
-                let expiry = self.expiry(message);
-                if expiry < message.due {
-                    ("expire".into(), Some(expiry))
-                } else {
-                    ("move to a ready queue".into(), Some(message.due))
-                }
-            }
-            Place::Waiting => {
-                why.push(format!(
-                    "it is due and waits in the line of scheduled queue {}",
-                    queue.name
-                ));
-                why.extend(queue.block.as_ref().map(describe));
-                why.extend(self.explain_routes(queue));
-                ("move to a ready queue".into(), self.line_goes_on(queue))
-            }
-            Place::Asking => ("go on when policy has answered".into(), None),
-            Place::Ready(ready) => {
-                why.extend(self.explain_ready(ready));
-                (
-                    "be delivered over the next free connection".into(),
-                    self.armed(self.ready[ready].armed),
-                )
-            }
-            Place::InFlight => ("hear from the peer: a delivery is under way".into(), None),
-            Place::Concluding => {
-                ("go on when its records and its spool entry are written".into(), None)
-            }
-            Place::Condemned => ("be bounced as an administrator ordered".into(), None),
-            Place::Unremoved => {
-                why.push("it is settled, but the spool couldn't remove it".into());
-                ("be removed from the spool".into(), Some(message.due))
-            }
-        };
+        let mut why = self.explain_place(message);
         why.push(format!("it expires at {}", self.when(self.expiry(message))));
         Some(Explanation {
-            subject: format!("message {id} in {}", queue.name),
-            next_action,
-            earliest: earliest.map(|at| self.wall(at)),
+            subject: format!("message {id} in {}", self.queues[message.queue].name),
+            next_action: in_words(next).into(),
+            waits_for: Some(next.waits_for.name()),
+            earliest: next.earliest.map(|at| self.wall(at)),
             why,
         })
+    }
+
+    fn explain_place(&self, message: &Message) -> Vec<String> {
+        let queue = &self.queues[message.queue];
+        let mut why = Vec::new();
+        match message.place {
+            Place::Scheduled => {
+                let due = self.when(message.due);
+                why.push(format!("attempt {} is due at {due}", message.attempts + 1));
+                let failure = message.last;
+                why.extend(failure.map(|failure| describe_failure(message.attempts, failure)));
+                why.extend(self.explain_bounce(message.queue));
+                why.extend(self.explain_suspension(&queue.name, "its queue"));
+            }
+            Place::Waiting => {
+                let name = &queue.name;
+                why.push(format!("it is due and waits in the line of scheduled queue {name}"));
+                why.extend(self.describe_turn(message, &queue.waiting));
+                why.extend(queue.block.as_ref().map(describe));
+                why.extend(self.explain_routes(queue));
+                why.extend(self.explain_bounce(message.queue));
+            }
+            Place::Ready(ready) => {
+                why.extend(self.describe_turn(message, &self.ready[ready].messages));
+                why.extend(self.explain_ready(ready));
+            }
+            Place::Unremoved => {
+                why.push("it is settled, but the spool couldn't remove it".into());
+            }
+            Place::Asking | Place::InFlight | Place::Concluding | Place::Condemned => {}
+        }
+        why
     }
 
     /// A scheduled or a ready queue, by name.
     pub fn explain_queue(&self, name: &str) -> Option<Explanation> {
         if let Some(ready) = self.ready_by_name.get(name) {
             let queue = &self.ready[*ready];
+            let (waits_for, earliest) = self.next_of_queue(*ready);
             return Some(Explanation {
                 subject: format!("ready queue {name}"),
                 next_action: match queue.messages.len() {
                     0 => "deliver what comes next".into(),
                     count => format!("deliver {}", counted(count as u64, "message")),
                 },
-                earliest: self.armed(queue.armed).map(|at| self.wall(at)),
+                waits_for: waits_for.map(Wait::name),
+                earliest: earliest.map(|at| self.wall(at)),
                 why: self.explain_ready(*ready),
             });
         }
@@ -118,42 +121,70 @@ impl Engine {
             }
             None => why.extend(self.explain_suspension(&queue.name, "it")),
         }
-        why.extend(
-            self.bounce_for(handle).map(|entry| {
-                format!("an administrator's bounce takes what is due: {}", entry.reason)
-            }),
-        );
+        why.extend(self.explain_bounce(handle));
         if condemned > 0 {
-            why.push(format!("{condemned} messages are being bounced as an administrator ordered"));
+            let condemned = counted(condemned, "message");
+            why.push(format!("being bounced as an administrator ordered: {condemned}"));
         }
         if let Some(first) = first {
             why.push(format!(
-                "{} messages wait for a later attempt, the first for attempt {} at {}",
-                later.len(),
+                "for a later attempt: {}, the first for attempt {} at {}",
+                counted(later.len() as u64, "message"),
                 first.attempts + 1,
                 self.when(first.due)
             ));
             why.extend(first.last.map(|failure| describe_failure(first.attempts, failure)));
         }
-        let (next_action, earliest) = match (first, queue.waiting.len()) {
+        let (next_action, waits_for, earliest) = match (first, queue.waiting.len()) {
             _ if queue.count == 0 => {
-                ("be forgotten, since it is empty".into(), self.armed(queue.armed))
+                ("be forgotten, since it is empty".into(), None, self.armed(queue.armed))
             }
             (Some(first), 0) => {
-                ("promote the first message when it is due".into(), self.armed(first.due))
+                let due = self.armed(first.due);
+                ("promote the first message when it is due".into(), Some(Wait::DueTime), due)
             }
-            (None, 0) => ("wait for what its ready queues have in hand".into(), None),
-            (_, due) => (
-                format!("promote its {}", counted(due as u64, "due message")),
-                self.line_goes_on(queue),
-            ),
+            (None, 0) => {
+                why.extend(self.explain_promoted(queue));
+                ("wait for what its ready queues have in hand".into(), None, None)
+            }
+            (_, due) => {
+                let (waits_for, earliest) = self.next_of_line(queue);
+                let what = format!("promote its {}", counted(due as u64, "due message"));
+                (what, Some(waits_for), earliest)
+            }
         };
         Explanation {
             subject: format!("scheduled queue {}", queue.name),
             next_action,
+            waits_for: waits_for.map(Wait::name),
             earliest: earliest.map(|at| self.wall(at)),
             why,
         }
+    }
+
+    /// The ready queues that may have its messages in hand.
+    fn explain_promoted(&self, queue: &ScheduledQueue) -> Vec<String> {
+        let has_mail = |handle: &ReadyHandle| {
+            self.ready
+                .get(*handle)
+                .is_some_and(|ready| ready.messages.len() as u64 + ready.in_flight > 0)
+        };
+        let handles = queue.routes.iter().map(|route| route.ready).filter(has_mail);
+        handles.take(NAMED).flat_map(|handle| self.explain_ready(handle)).collect()
+    }
+
+    /// An empty one waits for nothing.
+    fn next_of_queue(&self, ready: ReadyHandle) -> (Option<Wait>, Option<Mono>) {
+        if self.ready[ready].messages.len() == 0 {
+            return (None, None);
+        }
+        let (waits_for, earliest) = self.next_of_ready(ready);
+        (Some(waits_for), earliest)
+    }
+
+    fn explain_bounce(&self, queue: QueueHandle) -> Option<String> {
+        let entry = self.bounce_for(queue)?;
+        Some(format!("an administrator's bounce takes what is due: {}", entry.reason))
     }
 
     fn explain_suspension(&self, queue: &str, called: &str) -> Option<String> {
@@ -162,11 +193,28 @@ impl Engine {
         Some(format!("an administrator suspended {called} until {until}: {}", timed.entry.reason))
     }
 
-    /// Which sources of its pool are suspended, where that is what it waits for.
+    /// What stands in the way of each source of its pool, where that is what it waits for.
     fn explain_routes(&self, queue: &ScheduledQueue) -> Vec<String> {
         let waits = queue.block == Some(Block::NoEligibleSource);
         let routes = queue.routes.iter().filter(|_| waits);
-        routes.filter_map(|route| self.describe_suspension(route.of)).collect()
+        routes.take(NAMED).filter_map(|route| self.describe_obstacle(route)).collect()
+    }
+
+    fn describe_obstacle(&self, route: &Route) -> Option<String> {
+        let ready = self.ready.get(route.ready)?;
+        let by_health = self.describe_suspension(route.of);
+        let by_order = ready.suspension.as_ref().map(|timed| {
+            let until = self.when(timed.ends);
+            let reason = &timed.entry.reason;
+            format!("an administrator suspended ready queue {} until {until}: {reason}", ready.name)
+        });
+        let path = ready.path.value.as_ref()?;
+        let token = self.selection_token(route.ready, path);
+        let by_rate = (token > self.now.mono).then(|| {
+            let source = &ready.source.name;
+            format!("the selection rate of source {source} allows the next at {}", self.when(token))
+        });
+        by_health.or(by_order).or(by_rate)
     }
 
     pub(super) fn describe_suspension(&self, handle: SourceHandle) -> Option<String> {
@@ -201,8 +249,9 @@ impl Engine {
             (Some(suspension), _) => ("be used again".to_string(), Some(suspension.ends)),
             (None, 0) => ("send what comes next".into(), None),
             (None, count) => {
-                let armed = |ready: &&ReadyHandle| self.armed(self.ready[**ready].armed);
-                let first = with_mail.iter().filter_map(armed).min();
+                // One that doesn't wait for a certain time may go on at any.
+                let earliest = |ready: &&ReadyHandle| self.next_of_ready(**ready).1;
+                let first = with_mail.iter().map(earliest).min().flatten();
                 (format!("send from {}", counted(count as u64, "ready queue")), first)
             }
         };
@@ -211,6 +260,7 @@ impl Engine {
         Some(Explanation {
             subject: format!("egress source {name}"),
             next_action,
+            waits_for: None,
             earliest: first.map(|at| self.wall(at)),
             why,
         })
@@ -239,12 +289,45 @@ impl Engine {
             let until = self.when(suspension.ends);
             why.push(format!("it is suspended until {until}: {}", suspension.entry.reason));
         }
+        why.extend(self.stopping.then(|| describe(&Block::Stopping)));
+        why.extend((!self.spool_healthy).then(|| describe(&Block::SpoolUnhealthy)));
         why.extend(ready.held.as_ref().map(|held| self.describe_held(held)));
+        why.extend(self.describe_connections(handle));
         if ready.consecutive_failures > 0 {
             let failed = counted(ready.consecutive_failures, "connection");
             why.push(format!("the last {failed} failed"));
         }
         why
+    }
+
+    /// Why no more connections are opened for the messages in line.
+    fn describe_connections(&self, handle: ReadyHandle) -> Option<String> {
+        let ready = &self.ready[handle];
+        let path = ready.path.value.as_ref()?;
+        let (queued, in_flight) = self.transactions(handle);
+        let (have, limit) = (ready.sessions.len() as u64, lowest_limit(path));
+        let asks_for = ideal_connections(limit, queued + in_flight);
+        if queued == 0 || have < asks_for {
+            return None;
+        }
+        Some(match asks_for == limit {
+            true => format!("its limit of {} is used up", counted(limit, "connection")),
+            false => format!(
+                "so many messages ask for {}; its limit is {limit}",
+                counted(asks_for, "connection")
+            ),
+        })
+    }
+
+    /// How many go before a message.
+    fn describe_turn(&self, message: &Message, line: &Line) -> Option<String> {
+        let mut before = line.iter(&self.messages).take(COUNTED + 1);
+        let before = before.position(|one| self.messages[one].id == message.id);
+        match before {
+            Some(0) => None,
+            Some(count) => Some(format!("{} before it in line", counted(count as u64, "message"))),
+            None => Some(format!("more than {COUNTED} messages before it in line")),
+        }
     }
 
     /// Why a ready queue sends or connects less than it would like to.
@@ -261,11 +344,6 @@ impl Engine {
                 format!("it gathers messages for a batch until {} at most", self.when(*until))
             }
         }
-    }
-
-    /// When the line of a scheduled queue moves again, as far as that is known.
-    fn line_goes_on(&self, queue: &ScheduledQueue) -> Option<Mono> {
-        self.armed(if queue.block.is_some() { queue.block_ends } else { queue.armed })
     }
 
     fn armed(&self, at: Mono) -> Option<Mono> {
@@ -285,6 +363,20 @@ impl Engine {
     }
 }
 
+fn in_words(next: Next) -> &'static str {
+    match (next.action, next.waits_for) {
+        (Action::BecomeDue | Action::MoveToReadyQueue, _) => "move to a ready queue",
+        (Action::FailForItsDomain, _) => "fail, since its domain has no hosts for mail",
+        (Action::Expire, _) => "expire",
+        (Action::Bounce, _) => "be bounced as an administrator ordered",
+        (Action::BeDelivered, _) => "be delivered over the next free connection",
+        (Action::BeRemoved, _) => "be removed from the spool",
+        (Action::HearOf, Wait::Policy) => "go on when policy has answered",
+        (Action::HearOf, Wait::Peer) => "hear from the peer: a delivery is under way",
+        (Action::HearOf, _) => "go on when its records and its spool entry are written",
+    }
+}
+
 fn counted(count: u64, what: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {what}{plural}")
@@ -297,13 +389,16 @@ fn describe_failure(attempt: u16, failure: Failure) -> String {
             format!("attempt {attempt} ended with {code}{enhanced}; its record has the text")
         }
         Failure::Unknown => {
-            format!("attempt {attempt}: the reply to the final dot was lost")
+            format!("attempt {attempt} ended without an answer; the peer may have the message")
+        }
+        Failure::CutOff => {
+            "its last delivery was cut off in the middle, which counts as no attempt; the peer may have the message".into()
         }
         Failure::NoSession(because) => {
             let because = match because {
                 InsertReason::MxResolvedToZeroHosts => "its hosts have no addresses",
                 InsertReason::MxWasSkipped => "all its hosts are in skip_hosts",
-                _ => "no host could be connected to",
+                _ => "no session came about",
             };
             format!("attempt {attempt} failed: {because}; its record has the text")
         }

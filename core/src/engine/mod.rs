@@ -4,7 +4,7 @@
 //! - `admission`: messages come and go. `promotion`: from a scheduled queue to a ready queue. `dispatch`: from a ready queue
 //!   over a session to the peer. `batches`: several messages at once, to policy's own senders. `outcome`: what an attempt means.
 //!   `admin`: what operators ordered. `schedule`: when. `sources`: which ways out are suspended. `abort`: sessions that are cut off.
-//! - [`explain`]: why something is as it is; [`listing`]: what there is; [`inspect`]: one ready queue from inside.
+//! - [`next`]: what a message does next; [`explain`]: why something is as it is; [`listing`]: what there is; [`inspect`]: one ready queue from inside.
 //!
 //! # Invariants
 //! - A message is in exactly one place (`model::Place`); whoever moves it goes through `Engine::place`.
@@ -22,6 +22,7 @@ pub mod inspect;
 pub mod io;
 pub mod listing;
 mod model;
+pub mod next;
 mod outcome;
 mod promotion;
 mod schedule;

@@ -113,6 +113,8 @@ pub(super) enum Failure {
     Unknown,
     /// No session came about.
     NoSession(InsertReason),
+    /// It was cut off in the middle of a body.
+    CutOff,
 }
 
 /// A first-in, first-out line of messages. Leaving it early costs nothing: the entry goes stale.

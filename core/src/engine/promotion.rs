@@ -621,7 +621,7 @@ impl Engine {
 
     // ---- Source selection rates ------------------------------------------------------------------------
 
-    fn selection_token(&self, handle: ReadyHandle, path: &EgressPath) -> Mono {
+    pub(super) fn selection_token(&self, handle: ReadyHandle, path: &EgressPath) -> Mono {
         let now = self.now.mono;
         let own = path
             .source_selection_rate
@@ -738,7 +738,7 @@ pub(super) fn known<T: Clone>(
     }
 }
 
-fn pool_of(config: &QueueConfig) -> &str {
+pub(super) fn pool_of(config: &QueueConfig) -> &str {
     config.egress_pool.as_deref().unwrap_or("unspecified")
 }
 

@@ -363,6 +363,9 @@ pub struct ReadyQueue {
 pub struct Explanation {
     pub subject: String,
     pub next_action: String,
+    /// What has to happen first, as one of a fixed list of words; absent if nothing waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     pub earliest: Option<Moment>,
     /// The nearest cause first.
     pub why: Vec<String>,

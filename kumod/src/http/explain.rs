@@ -65,6 +65,7 @@ pub async fn explain(
     Ok(Json(Explanation {
         subject: explained.subject,
         next_action: explained.next_action,
+        waits_for: explained.waits_for.map(Into::into),
         earliest: explained.earliest.map(Moment),
         why: explained.why.into_iter().chain(connections).collect(),
         now: Moment(now.wall),

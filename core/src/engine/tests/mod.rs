@@ -2,6 +2,7 @@
 //! outside; the tests stand in the files of this folder.
 mod abort;
 mod batches;
+mod explain;
 mod life;
 mod limits;
 mod operators;

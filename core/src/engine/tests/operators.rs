@@ -94,10 +94,7 @@ fn a_queue_says_what_its_messages_wait_for_before_they_are_due() {
     let (_, _, due, _) = bench.updates[0].clone();
     assert_eq!(explained.earliest, Some(due));
     let why = explained.why.join("; ");
-    assert!(
-        why.starts_with("1 messages wait for a later attempt, the first for attempt 2"),
-        "{why}"
-    );
+    assert!(why.starts_with("for a later attempt: 1 message, the first for attempt 2"), "{why}");
     assert!(why.ends_with("attempt 1 ended with 451; its record has the text"), "{why}");
     let entry = entry("s", "example.com", bench.now.wall + 5 * MINUTE);
     bench.input(Input::Admin { op: OpId(1 << 60), command: AdminCommand::Suspend(entry) });

@@ -24,6 +24,9 @@ pub async fn explain(server: &mut Server, subject: &Subject) -> Result<String, F
 pub fn render(explanation: &Explanation) -> String {
     let mut text = format!("{}\n", plain(&explanation.subject));
     text.push_str(&format!("  next: {}\n", plain(&explanation.next_action)));
+    if let Some(wait) = &explanation.waits_for {
+        text.push_str(&format!("  waits for: {}\n", plain(wait)));
+    }
     let when = match explanation.earliest {
         None => "when what stands below has happened".into(),
         Some(at) if at.0 <= explanation.now.0 => "now".into(),

@@ -360,6 +360,7 @@ fn an_explanation_says_what_when_and_why() {
     let mut explanation = Explanation {
         subject: "message x in d.test".into(),
         next_action: "move to a ready queue".into(),
+        waits_for: Some("due-time".into()),
         earliest: Some(Moment(Wall::from_unix_seconds(90))),
         why: vec!["attempt 2 is due".into(), "it expires".into()],
         now: Moment(Wall::from_unix_seconds(0)),
@@ -368,6 +369,7 @@ fn an_explanation_says_what_when_and_why() {
         explain::render(&explanation),
         "message x in d.test\n\
          \x20 next: move to a ready queue\n\
+         \x20 waits for: due-time\n\
          \x20 earliest: 1970-01-01T00:01:30.000000Z (in 1m 30s)\n\
          \x20 why:\n\
          \x20 - attempt 2 is due\n\

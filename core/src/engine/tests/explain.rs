@@ -1,0 +1,71 @@
+//! What operators are told. That it is true, the simulator's checker shows; here, that it names what they need.
+use super::*;
+use crate::engine::explain::Explanation;
+
+const READY: &str = "unspecified->mx.example.com@smtp_client";
+
+fn why(explained: Option<Explanation>) -> String {
+    explained.expect("it exists").why.join("; ")
+}
+
+/// One delivery under way, over the only connection there may be.
+fn busy(messages: usize) -> (Bench, Vec<SpoolId>) {
+    let limit = LimitSpec { limit: 1, force_local: false };
+    let path = EgressPath { connection_limit: limit, ..EgressPath::default() };
+    let mut bench = Bench::new(Outside { path, ..Outside::default() });
+    bench.hold_deliveries = true;
+    let ids = (0..messages).map(|_| bench.admit()).collect();
+    (bench, ids)
+}
+
+#[test]
+fn an_empty_ready_queue_waits_for_nothing_and_promises_no_time() {
+    let mut bench = Bench::new(Outside::default());
+    bench.admit();
+    let explained = bench.engine.explain_queue(READY).unwrap();
+    assert_eq!(explained.next_action, "deliver what comes next");
+    assert_eq!((explained.waits_for, explained.earliest), (None, None));
+}
+
+#[test]
+fn a_scheduled_queue_names_the_ready_queues_that_have_its_mail() {
+    let (bench, _) = busy(3);
+    let why = why(bench.engine.explain_queue("example.com"));
+    let expected = "has 2 messages, 1 connection, 1 delivery under way";
+    assert!(why.contains(&format!("ready queue {READY} {expected}")), "{why}");
+}
+
+#[test]
+fn a_limit_of_its_own_and_the_place_in_line_are_named() {
+    let (bench, ids) = busy(4);
+    let explained = bench.engine.explain_message(ids[3]).unwrap();
+    assert_eq!(explained.waits_for, Some("busy-connection"));
+    let why = explained.why.join("; ");
+    assert!(why.contains("2 messages before it in line"), "{why}");
+    assert!(why.contains("its limit of 1 connection is used up"), "{why}");
+}
+
+#[test]
+fn a_suspended_ready_queue_is_named_with_its_reason_to_who_waits_for_it() {
+    let (mut bench, ids) = busy(2);
+    let entry = ReadySuspension {
+        id: "r".into(),
+        name: READY.into(),
+        reason: "the peer is ill".into(),
+        expires: bench.now.wall + 5 * MINUTE,
+    };
+    bench.input(Input::Admin { op: OpId(1 << 60), command: AdminCommand::SuspendReady(entry) });
+    let why = why(bench.engine.explain_message(ids[1]));
+    let expected = format!("an administrator suspended ready queue {READY} until ");
+    assert!(why.contains(&expected) && why.contains(": the peer is ill"), "{why}");
+}
+
+#[test]
+fn a_used_up_selection_rate_is_named() {
+    let path = EgressPath { source_selection_rate: rate(1, MINUTE), ..EgressPath::default() };
+    let mut bench = Bench::new(Outside { path, ..Outside::default() });
+    bench.admit();
+    let id = bench.admit();
+    let why = why(bench.engine.explain_message(id));
+    assert!(why.contains("the selection rate of source unspecified allows the next at"), "{why}");
+}
