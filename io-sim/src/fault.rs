@@ -77,6 +77,7 @@ fault_kinds! {
     PolicyError "policy.error" "a policy call fails"
     PolicySlow "policy.slow" "a policy call takes `amount` longer"
     PolicyReject "policy.reject" "a policy call about a message rejects it"
+    PolicyNoSources "policy.no-sources" "policy's pools have no sources"
     PeerHang "peer.hang" "a server falls silent; target: the phase"
     PeerDrop "peer.drop" "a server closes the connection; target: the phase"
     PeerTransient "peer.4xx" "a server answers 4yz; target: the phase"

@@ -297,7 +297,12 @@ impl SimPolicy {
     }
 
     fn pool(&self, name: &str) -> Answer {
+        let is_empty = self.universe.faults.strikes(FaultKind::PolicyNoSources, "pool").is_some();
         match self.table().pool(name) {
+            Some(pool) if is_empty => {
+                let pool = EgressPool { entries: Vec::new(), ..pool.pool };
+                Answer::Pool(Box::new(ResolvedPool { pool, sources: Vec::new() }))
+            }
             Some(pool) => Answer::Pool(Box::new(pool)),
             None => Answer::Failed { why: format!("there is no pool {name:?}").into() },
         }

@@ -1,6 +1,9 @@
 //! Whether a campaign met everything: each kind of fault, each variant of the engine's inputs and outputs, each coverage mark. Invariant: what
 //! can't be met yet is listed here by name with its reason, and meeting it is an error, too, so that the list gets shorter.
+use crate::check::explain::{Surprise, Tally};
+use crate::swarm::is_rare;
 use crate::verdict::{Outcome, add_all};
+use kumo_core::engine::next::Wait;
 use kumo_core::engine::{Input, Output};
 use kumo_core::marks::{self, Mark};
 use kumo_io_sim::fault::FaultKind;
@@ -19,6 +22,7 @@ pub struct Coverage {
     swarm_seeds: u64,
     inputs: [u64; Input::VARIANTS.len()],
     outputs: [u64; Output::VARIANTS.len()],
+    explained: Tally,
 }
 
 impl Coverage {
@@ -28,6 +32,7 @@ impl Coverage {
         add_all(&mut self.fired, &outcome.fired);
         add_all(&mut self.inputs, &outcome.inputs);
         add_all(&mut self.outputs, &outcome.outputs);
+        self.explained.add(&outcome.explained);
         if scenario == "swarm" {
             self.swarm_seeds += 1;
             let once: Vec<u64> = outcome.fired.iter().map(|count| u64::from(*count > 0)).collect();
@@ -37,6 +42,13 @@ impl Coverage {
 
     /// What was met how often, by name.
     pub fn counts(&self) -> Vec<(String, u64)> {
+        let mut counts = self.met();
+        counts.extend(self.explanations());
+        counts
+    }
+
+    /// What a campaign has to meet.
+    fn met(&self) -> Vec<(String, u64)> {
         let faults = FaultKind::ALL.iter().zip(&self.fired);
         let faults = faults.map(|(kind, count)| (format!("fault {}", kind.name()), *count));
         let inputs = Input::VARIANTS.iter().zip(self.inputs);
@@ -47,11 +59,22 @@ impl Coverage {
         faults.chain(inputs).chain(outputs).chain(marks).collect()
     }
 
+    /// How often a message's next move was asked for, by what it waited for; and what surprised those who asked.
+    fn explanations(&self) -> Vec<(String, u64)> {
+        let Tally { asked, surprised } = &self.explained;
+        let asked = Wait::ALL.iter().zip(asked);
+        let asked = asked.map(|(wait, count)| (format!("explained {}", wait.name()), *count));
+        let surprised = Surprise::ALL.iter().zip(surprised);
+        let surprised =
+            surprised.map(|(one, count)| (format!("surprised by {}", one.name()), *count));
+        asked.chain(surprised).collect()
+    }
+
     /// What should have been met and wasn't, or the reverse.
     pub fn missing(&self) -> Vec<String> {
         let excused = |name: &str| NOT_YET.iter().find(|(excused, _)| *excused == name);
         let mut missing: Vec<String> = self
-            .counts()
+            .met()
             .into_iter()
             .filter_map(|(name, count)| match (excused(&name), count) {
                 (None, 0) => Some(format!("{name} was never met")),
@@ -70,6 +93,7 @@ impl Coverage {
         let seeds = self.swarm_seeds;
         let judged = seeds >= 1_000;
         let shares = FaultKind::ALL.iter().zip(&self.swarm_seeds_with);
+        let shares = shares.filter(|(kind, _)| !is_rare(**kind));
         shares.filter(move |(_, with)| judged && **with * 1000 < seeds * SHARE_MIN).map(
             move |(kind, with)| {
                 format!(

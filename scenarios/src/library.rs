@@ -44,6 +44,7 @@ library! {
     "starttls-stall"
     "wedged-dispatcher"
     "storm"
+    "rare-waits"
 }
 
 /// A scenario as its file says it.
@@ -135,6 +136,7 @@ impl Scenario {
             Base::Calm => Options::default(),
             Base::Swarm => swarm::swarm(seed),
             Base::Storm => swarm::storm(seed),
+            Base::RareWaits => swarm::rare_waits(seed),
         };
         if self.table.is_empty() {
             return base;

@@ -44,6 +44,8 @@ pub enum Base {
     Swarm,
     /// Every fault at once, often.
     Storm,
+    /// As the swarm, with something that mail hardly ever waits for.
+    RareWaits,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 //! faults are in force; then all is healed, and every accepted message must settle within a bounded virtual time.
 //! Invariant: a run happens on a thread of its own, and nothing outlives it. What it proves is the checkers' to say.
 use crate::agenda::{Action, Agenda};
+use crate::check::explain::Askings;
 use crate::check::{
     self, Facts, Violation, bounds, dispatchers, expiry::Residents, gate, violation, waits,
 };
@@ -694,22 +695,27 @@ impl Run<'_> {
 
     /// What the engine was told and wanted, by the journals of all lives; which must run again with the same outputs.
     fn replay_journals(&self, outcome: &mut Outcome, log: Log) {
+        let mut askings = Askings::new(self.seed);
         for (segment, octets) in self.universe.files.take_journal() {
             let mut at = Mono(0);
+            askings.begin();
             let replayed = journal::replay_watched(&octets, |met| match met {
                 Met::Input(now, input) => {
                     at = now.mono;
+                    askings.input(now, input);
                     outcome.inputs[input.variant()] += 1;
                     if log == Log::Full {
                         self.notes.say_at(at, format!("engine < {input:?}"));
                     }
                 }
                 Met::Output(output) => {
+                    askings.output(output);
                     outcome.outputs[output.variant()] += 1;
                     if log == Log::Full {
                         self.notes.say_at(at, format!("engine > {output:?}"));
                     }
                 }
+                Met::Handled(engine) => askings.handled(engine),
             });
             if let journal::End::Differs { step, .. } = replayed.end
                 && outcome.verdict == Verdict::Passed
@@ -717,6 +723,10 @@ impl Run<'_> {
                 let what = format!("journal segment {segment} runs otherwise from step {step} on");
                 outcome.verdict = Verdict::Differs(what);
             }
+        }
+        outcome.explained = askings.tally;
+        if let (Verdict::Passed, Some(broken)) = (&outcome.verdict, askings.broken) {
+            outcome.verdict = Verdict::Broken(broken);
         }
     }
 

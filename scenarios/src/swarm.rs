@@ -59,7 +59,7 @@ pub fn swarm(seed: u64) -> Options {
     };
     // Most kinds are left out of most runs; what is left can be heavy.
     let per_cent = dice.one(&[0, 5, 10, 15, 25]);
-    for what in FaultKind::ALL {
+    for what in FaultKind::ALL.iter().filter(|what| !is_rare(**what)) {
         if dice.of(per_cent) && !is_only_counted(*what) {
             for _ in 0..dice.between(1, 3) {
                 let fault = fault(&mut dice, *what, &options);
@@ -141,7 +141,8 @@ pub fn storm(seed: u64) -> Options {
     let mut dice = Dice(Random::new(seed, "storm"));
     let mut options = Options { base: Base::Storm, ..swarm(seed) };
     options.fault.clear();
-    for what in FaultKind::ALL.iter().filter(|what| !is_only_counted(**what)) {
+    let strikes = |what: FaultKind| !is_only_counted(what) && !is_rare(what);
+    for what in FaultKind::ALL.iter().filter(|what| strikes(**what)) {
         for _ in 0..2 {
             let fault = fault(&mut dice, *what, &options);
             options.fault.push(fault);
@@ -149,6 +150,79 @@ pub fn storm(seed: u64) -> Options {
     }
     prepare(&mut dice, &mut options);
     options
+}
+
+/// As the swarm, and something that mail hardly ever waits for.
+pub fn rare_waits(seed: u64) -> Options {
+    let mut dice = Dice(Random::new(seed, "rare waits"));
+    let mut options = Options { base: Base::RareWaits, ..swarm(seed) };
+    match dice.between(0, 4) {
+        0 => share_a_limit(&mut dice, &mut options),
+        1 => gather_batches(&mut dice, &mut options),
+        2 => {
+            for _ in 0..dice.between(1, 3) {
+                let fault = fault(&mut dice, FaultKind::PolicyNoSources, &options);
+                options.fault.push(TimedFault { chance: 1000, target: None, ..fault });
+            }
+        }
+        3 => ask_much(&mut options),
+        _ => {
+            for question in ["queue", "pool", "path"] {
+                let fault = fault(&mut dice, FaultKind::PolicyError, &options);
+                let (at, target) = (Duration::ZERO, Some(question.into()));
+                options.fault.push(TimedFault { at, chance: 800, target, ..fault });
+            }
+            let fault = fault(&mut dice, FaultKind::DnsServfail, &options);
+            options.fault.push(TimedFault { at: Duration::ZERO, chance: 800, ..fault });
+        }
+    }
+    options
+}
+
+fn share_a_limit(dice: &mut Dice, options: &mut Options) {
+    let limit = toml::Table::from_iter([("shared".into(), dice.one(&[1, 2]).into())]);
+    if let Some(path) = options.policy.get_mut("path").and_then(toml::Value::as_table_mut) {
+        path.insert("additional_connection_limits".into(), limit.into());
+    }
+}
+
+fn gather_batches(dice: &mut Dice, options: &mut Options) {
+    let latency = format!("{}s", dice.between(5, 120));
+    let lua = toml::toml! {
+        constructor = "make.batches"
+        batch_size = 8
+        min_batch_size = 6
+    };
+    let mut lua: toml::Table = lua;
+    lua.insert("max_batch_latency".into(), latency.into());
+    let protocol = toml::Table::from_iter([("custom_lua".into(), lua.into())]);
+    let queue = toml::Table::from_iter([("protocol".into(), protocol.into())]);
+    let domain = &mut options.destination[0];
+    domain.maildir = false;
+    let queues = toml::Table::from_iter([(domain.domain.clone(), queue.into())]);
+    options.policy.insert("queues".into(), queues.into());
+    let senders = toml::toml! { "make.batches" = { takes_in = "100ms" } };
+    options.policy.insert("senders".into(), senders.into());
+}
+
+/// More than the engine asks about at once, while policy doesn't answer.
+fn ask_much(options: &mut Options) {
+    options.destination.truncate(1);
+    (options.load.messages, options.load.until) = (250, Duration::from_secs(2 * MINUTE));
+    options.policy.insert("asks_throttle_insert".into(), true.into());
+    options.fault.push(TimedFault {
+        what: FaultKind::PolicyHang,
+        at: Duration::ZERO,
+        lasts: Some(Duration::from_secs(10 * MINUTE)),
+        chance: 700,
+        amount: None,
+        target: Some("throttle-insert".into()),
+    });
+}
+
+/// Only where something rare is wanted.
+pub fn is_rare(what: FaultKind) -> bool {
+    what == FaultKind::PolicyNoSources
 }
 
 /// What the disk makes of a power cut is drawn then, not ordered.

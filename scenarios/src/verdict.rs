@@ -1,5 +1,6 @@
 //! How a run ended, and the exit code that says so.
 use crate::check::Violation;
+use crate::check::explain::Tally;
 use crate::expect::Figures;
 use kumo_core::engine::{Input, Output};
 use kumo_core::time::Duration;
@@ -63,6 +64,8 @@ pub struct Outcome {
     pub fired: Vec<u64>,
     pub inputs: [u64; Input::VARIANTS.len()],
     pub outputs: [u64; Output::VARIANTS.len()],
+    /// Of askings for a message's next move.
+    pub explained: Tally,
     pub steps: u64,
     pub virtual_time: Duration,
     pub figures: Figures,
@@ -82,6 +85,7 @@ impl Default for Outcome {
             fired: vec![0; FaultKind::ALL.len()],
             inputs: [0; Input::VARIANTS.len()],
             outputs: [0; Output::VARIANTS.len()],
+            explained: Tally::default(),
             steps: 0,
             virtual_time: Duration::ZERO,
             figures: Figures::default(),
@@ -100,6 +104,7 @@ impl Outcome {
         add_all(&mut self.fired, &other.fired);
         add_all(&mut self.inputs, &other.inputs);
         add_all(&mut self.outputs, &other.outputs);
+        self.explained.add(&other.explained);
         self.steps += other.steps;
         self.virtual_time += other.virtual_time;
         self.runs += other.runs;

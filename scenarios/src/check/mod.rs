@@ -12,6 +12,7 @@ mod copies;
 pub mod dispatchers;
 mod durable;
 pub mod expiry;
+pub mod explain;
 mod fates;
 pub mod gate;
 mod loops;
