@@ -4,7 +4,7 @@ export KUMOD_CACHE
 # Shared between checkouts, so that dependencies are compiled once.
 export CARGO_TARGET_DIR ?= $(KUMOD_CACHE)/target
 
-.PHONY: help demo test sim sim-planted crash power bench bench-peers bench-where
+.PHONY: help demo test sim sim-planted crash power bench bench-peers bench-where bench-wedged
 
 # RocksDB is compiled once and kept; every target that builds needs to know where.
 with_rocksdb = ROCKSDB_LIB_DIR=$$(kumod/tools/setup.sh $(1)) && export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1 &&
@@ -47,3 +47,6 @@ bench-where: ## where kumod's instructions go as a relay, counted by callgrind; 
 
 bench-peers: ## kumod against Debian's Postfix as a relay on loopback (root; BENCH_RUNS=3 rounds, about 2 minutes each)
 	@$(call with_rocksdb,bench) cargo build --release --locked -p kumod && kumod/tools/bench-peers.sh
+
+bench-wedged: ## does a wedged dispatcher slow the mail of others? p50 and p99 without and with (root; about 12 minutes)
+	@$(call with_rocksdb,bench) cargo build --release --locked -p kumod --bins && kumod/tools/bench-wedged.sh

@@ -59,7 +59,7 @@ case $purpose in
   build) ;;
   test) need 'tests against programs that we did not write' swaks libnet-ssleay-perl strace bind9 \
     haproxy microsocks iproute2 curl postfix ;;
-  bench) need 'the load generator and the peer to compare with' postfix strace valgrind ;;
+  bench) need 'the load generator and the peer to compare with' postfix strace valgrind zstd python3 ;;
   *) say "unknown purpose $purpose"; exit 2 ;;
 esac
 build_rocksdb

@@ -96,9 +96,9 @@ free_port() {
   printf '%s' "$port"
 }
 
-wait_for_port() { # port, what
+wait_for_port() { # port, what, [address]
   local tries=3000
-  until (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; do
+  until (exec 3<>"/dev/tcp/${3:-127.0.0.1}/$1") 2>/dev/null; do
     [ $((tries--)) -gt 0 ] || fail "$2 did not listen on port $1 within 30 s"
     nap 0.01
   done
