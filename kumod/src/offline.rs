@@ -30,6 +30,7 @@ const USER: &str = "kumod";
 #[derive(Parser)]
 #[command(
     name = "resolve-shaping-domain",
+    version,
     after_help = "Example: POLICY_PATH=/etc/kumod/init.lua resolve-shaping-domain example.com ip-1"
 )]
 pub struct ShapingDomain {
@@ -55,6 +56,7 @@ pub struct ShapingDomain {
 #[derive(Parser)]
 #[command(
     name = "resolve-queue-config",
+    version,
     after_help = "Example: resolve-queue-config campaign:tenant@example.com"
 )]
 pub struct QueueConfigOf {
@@ -64,7 +66,11 @@ pub struct QueueConfigOf {
 
 /// Shows the site name of a domain: the name that its MX hosts have in common
 #[derive(Parser)]
-#[command(name = "resolve-site-name", after_help = "Example: resolve-site-name example.com")]
+#[command(
+    name = "resolve-site-name",
+    version,
+    after_help = "Example: resolve-site-name example.com"
+)]
 pub struct SiteName {
     /// For the sake of scripts: kumod has one resolver
     #[arg(long)]
@@ -78,7 +84,7 @@ pub struct SiteName {
 
 /// Says what a throttle such as `100/m,max_burst=5` allows
 #[derive(Parser)]
-#[command(name = "explain-throttle", after_help = "Example: explain-throttle '1000/h'")]
+#[command(name = "explain-throttle", version, after_help = "Example: explain-throttle '1000/h'")]
 pub struct Throttle {
     #[arg(value_name = "SPEC")]
     spec: String,
@@ -127,7 +133,7 @@ fn print(text: &str) -> Result<(), String> {
 /// As scripts know it: an unknown option is 2, nothing to look at is the help and 1.
 fn usage<T: CommandFactory>(error: &clap::Error) -> ExitCode {
     match error.kind() {
-        ErrorKind::DisplayHelp => {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             let _ = error.print();
             ExitCode::SUCCESS
         }
@@ -188,6 +194,9 @@ fn stable(value: Value) -> Value {
 pub async fn shaping_domain(wanted: ShapingDomain) -> Result<String, String> {
     let (policy, resolver) = (policy().await?, resolver()?);
     let resolved = resolve::resolve(&policy, &resolver, &wanted.domain, &wanted.source).await?;
+    if let Some(why) = &resolved.mx_failure {
+        eprintln!("resolve-shaping-domain: {why}; its site is taken to be {}", resolved.site);
+    }
     Ok(show(&wanted, &resolved))
 }
 

@@ -21,8 +21,10 @@ const DNS_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Resolved {
     pub domain: String,
     pub source: String,
-    /// `None`: it has none, or DNS didn't tell.
+    /// `None`: the DNS has no part in it, or didn't tell.
     pub mx: Option<MxHosts>,
+    /// Why the DNS didn't tell.
+    pub mx_failure: Option<String>,
     pub site: String,
     /// The ready queue's.
     pub queue_name: String,
@@ -40,7 +42,10 @@ pub async fn resolve<P: Policy, R: Resolver>(
     source: &str,
 ) -> Result<Resolved, String> {
     let queue = queue_config(policy, domain).await?;
-    let found = site(resolver, domain, &queue.protocol).await.ok();
+    let (found, mx_failure) = match site(resolver, domain, &queue.protocol).await {
+        Ok(found) => (Some(found), None),
+        Err(why) => (None, Some(why)),
+    };
     let destination = QueueName::parse(domain).destination();
     let name = found.as_ref().map_or(destination, |(site, _)| site).to_string();
     let path = egress_path(policy, destination, source, &name).await?;
@@ -52,6 +57,7 @@ pub async fn resolve<P: Policy, R: Resolver>(
         queue_name: engine::ready_queue_name(source, &name, &queue.protocol),
         constraints: constraints.merge(EffectiveConstraints::of_queue(&queue)),
         mx: found.and_then(of_dns),
+        mx_failure,
         site: name,
         queue,
         path,
@@ -80,13 +86,14 @@ async fn egress_path<P: Policy>(
 }
 
 async fn ask<P: Policy>(policy: &P, question: Question) -> Result<Answer, String> {
+    let what = question.to_string();
     let question = EngineQuestion { question, message: None, response: None };
     match timeout(PATIENCE, policy.engine(question)).await {
         Ok(answered) => match answered.answer {
             Answer::Failed { why } => Err(why.into()),
             answer => Ok(answer),
         },
-        Err(_) => Err(format!("policy didn't answer within {PATIENCE:?}")),
+        Err(_) => Err(format!("{what} didn't answer within {PATIENCE:?}")),
     }
 }
 
@@ -230,5 +237,7 @@ mod tests {
         assert!(PATIENCE * 2 + DNS_PATIENCE < Duration::from_secs(30));
         let found = resolved("d.test", Dns::IsSilent).await.unwrap();
         assert_eq!((found.queue_name.as_str(), found.mx), ("s->d.test@smtp_client", None));
+        let why = found.mx_failure.expect("a reason");
+        assert_eq!(why, "the DNS didn't answer about d.test within 5s");
     }
 }

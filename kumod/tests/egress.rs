@@ -109,7 +109,7 @@ fn what_no_other_source_can_send_leaves_as_soon_as_the_suspension_ends() {
     let sent = Instant::now();
     send_numbered(kumod.address(), 0..10);
     wait_for("the suspension", PATIENCE, || is_suspended(&kumod, "only").then_some(()));
-    let explained = kcli(&kumod, &["explain", "queue", "sink.example"]).well();
+    let explained = kcli(&kumod, &["explain-queue", "sink.example"]).well();
     assert!(explained.contains("source only is unhealthy and suspended (Unplumbed"), "{explained}");
     let _plumbed = Plumbed::on_lo(address);
     for number in 0..10 {

@@ -223,7 +223,7 @@ fn an_operator_looks_into_a_queue_and_cuts_a_connection_off() {
     ] {
         assert!(text.contains(line), "{line:?} isn't in {text}");
     }
-    let explained = kcli(&kumod, &["explain", "queue", &queue]).well();
+    let explained = kcli(&kumod, &["explain-queue", &queue]).well();
     let expected =
         format!("connection {session}: DeliveringMessage (send msg with 1 recip(s)) for ");
     assert!(explained.contains(&expected), "{explained}");

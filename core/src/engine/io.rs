@@ -13,6 +13,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Why a message was put into its scheduled queue. Names as in records and `requeue_message` (core.md 3.2).
@@ -383,6 +384,23 @@ pub enum Question {
         increment_attempts: bool,
         delay: Option<Duration>,
     },
+}
+
+/// As people call it: the event and what it is about.
+impl fmt::Display for Question {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Question::QueueConfig { queue } => write!(f, "get_queue_config of {queue}"),
+            Question::Pool { name } => write!(f, "get_egress_pool of {name}, or of its sources,"),
+            Question::EgressPath { domain, source, .. } => {
+                write!(f, "get_egress_path_config of {domain} from {source}")
+            }
+            Question::ThrottleInsert { message } => {
+                write!(f, "throttle_insert_ready_queue of message {message}")
+            }
+            Question::Requeue { message, .. } => write!(f, "requeue_message of message {message}"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

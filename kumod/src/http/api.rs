@@ -278,7 +278,11 @@ pub struct DispatcherState {
 pub struct ResolvedEgressPath {
     pub domain: String,
     pub source: String,
+    /// `null` where the DNS has no part in it, or didn't tell.
     pub mx: Option<MxHosts>,
+    /// Why the DNS didn't tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mx_failure: Option<String>,
     /// The ready queue's.
     pub queue_name: String,
     pub queue_config: Map<String, Value>,

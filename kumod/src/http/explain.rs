@@ -87,7 +87,7 @@ fn in_words(dispatcher: &Dispatcher, now: Now) -> String {
     let idle = now.mono.since(progress.last);
     let left = threshold.saturating_sub(idle);
     format!(
-        "connection {id}: {}{detail} for {}; it is cut off at {} unless it makes progress",
+        "connection {id}: {}{detail} for {}; without progress the watchdog cuts it off at {} at the latest",
         progress.phase,
         duration::render(Duration::from_secs(idle.as_secs())),
         date::rfc3339(now.wall + left),

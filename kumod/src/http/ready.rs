@@ -211,7 +211,12 @@ pub async fn abort(
         None => AdminReply::UnknownId,
     };
     Ok(match done {
-        AdminReply::Done => format!("aborted {session_id}").into_response(),
+        AdminReply::Done => {
+            tracing::info!(
+                "an operator cut off connection {session_id} of ready queue {queue_name}"
+            );
+            format!("aborted {session_id}").into_response()
+        }
         _ => {
             let text =
                 format!("no matching dispatcher for queue={queue_name} session={session_id}");

@@ -42,6 +42,7 @@ fn document(resolved: Resolved) -> ResolvedEgressPath {
         domain: resolved.domain,
         source: resolved.source,
         mx: resolved.mx,
+        mx_failure: resolved.mx_failure,
         queue_name: resolved.queue_name,
         constraints: resolved.constraints,
     }

@@ -57,7 +57,9 @@ impl Reader {
             return Ok(Value::from(value as i64));
         }
         let number = Number::from_f64(value);
-        number.map(Value::Number).ok_or_else(|| format!("{value} is no number that JSON knows"))
+        number
+            .map(Value::Number)
+            .ok_or_else(|| format!("{value} can't be stored or encoded: it isn't finite"))
     }
 
     fn text(&mut self, text: &mlua::LuaString) -> Result<String, String> {
@@ -224,7 +226,7 @@ mod tests {
         for (source, text) in [
             ("{a = {b = print}}", "a.b: a function can't be stored or encoded"),
             ("{{}, {x = '\\xff'}}", "2.x: the text isn't UTF-8"),
-            ("{a = 0/0}", "is no number that JSON knows"),
+            ("{a = 0/0}", "can't be stored or encoded: it isn't finite"),
             ("{1, 2, x = 3}", "mixes a list with other keys, such as the string \"x\""),
             ("{[true] = 1}", "a boolean can't be a key"),
             ("(function() local t = {} t.t = t return t end)()", "is there a circle?"),

@@ -162,15 +162,37 @@ pub enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Says what will happen next with a message, a queue or a source, when, and why not sooner
+    /// Says what a message does next, when, and why not sooner
+    #[command(after_help = "Example: kcli explain-message 4fb2a3c60b7d11f080009d3c1a2b4e5f")]
+    ExplainMessage {
+        /// 32 hexadecimal digits, as in the reply to its final dot and in the logs
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Says what a scheduled or a ready queue does next, when, and why not sooner
     #[command(after_help = "Examples:
-  kcli explain message 4fb2a3c60b7d11f080009d3c1a2b4e5f
-  kcli explain queue tenant@example.com
-  kcli explain queue 'ip-1->(mx1|mx2).example.com@smtp_client'
-  kcli explain source ip-1")]
-    Explain {
-        #[command(subcommand)]
-        subject: Subject,
+  kcli explain-queue tenant@example.com
+  kcli explain-queue 'ip-1->(mx1|mx2).example.com@smtp_client'")]
+    ExplainQueue {
+        /// Its whole name, as `kcli queue-summary` shows it
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Says whether mail leaves by an egress source, why not, and until when
+    #[command(after_help = "Example: kcli explain-source ip-1")]
+    ExplainSource {
+        /// As policy names it
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -250,7 +272,7 @@ pub struct QueueSummary {
 /// the reason. Messages that come while the bounce is in force are bounced too; one that is being
 /// delivered right now isn't. Selectors narrow: a queue has to match all of them.
 ///
-/// It works on in the background: `kcli explain queue` says how many are left. Like every administrator's entry it is
+/// It works on in the background: `kcli explain-queue` says how many are left. Like every administrator's entry it is
 /// forgotten by a restart, and with it what it hasn't reached.
 #[derive(Args, Debug)]
 #[command(
@@ -352,32 +374,4 @@ pub struct SuspendReadyQ {
     /// How long (default: 5m)
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub duration: Option<Duration>,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Subject {
-    /// A queued message
-    Message {
-        /// 32 hexadecimal digits
-        id: String,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// A scheduled or a ready queue
-    Queue {
-        /// Its whole name
-        name: String,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// An egress source
-    Source {
-        /// As policy names it
-        name: String,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
 }

@@ -1,5 +1,4 @@
-//! `explain`.
-use super::arguments::Subject;
+//! `explain-message`, `explain-queue` and `explain-source`.
 use super::bounce::whole_seconds;
 use super::output::{self, plain};
 use super::server::{Failure, Server, read};
@@ -8,12 +7,13 @@ use kumo_core::date;
 use kumod::http::api::Explanation;
 use kumod::http::client::with_query;
 
-pub async fn explain(server: &mut Server, subject: &Subject) -> Result<String, Failure> {
-    let (kind, name, json) = match subject {
-        Subject::Message { id, json } => ("message", id, *json),
-        Subject::Queue { name, json } => ("queue", name, *json),
-        Subject::Source { name, json } => ("source", name, *json),
-    };
+/// Of a message, a queue or a source.
+pub async fn explain(
+    server: &mut Server,
+    kind: &str,
+    name: &str,
+    json: bool,
+) -> Result<String, Failure> {
     let document = server.get(&with_query("/api/admin/explain/v1", &[(kind, name)])).await?;
     match json {
         true => Ok(output::json(&document)),

@@ -87,6 +87,14 @@ async fn run(arguments: Arguments) -> Result<String, Failure> {
         Command::SpoolDropQuarantine { id, dry_run } => {
             spool::drop(&mut server, &id, dry_run).await
         }
-        Command::Explain { subject } => explain::explain(&mut server, &subject).await,
+        Command::ExplainMessage { id, json } => {
+            explain::explain(&mut server, "message", &id, json).await
+        }
+        Command::ExplainQueue { name, json } => {
+            explain::explain(&mut server, "queue", &name, json).await
+        }
+        Command::ExplainSource { name, json } => {
+            explain::explain(&mut server, "source", &name, json).await
+        }
     }
 }

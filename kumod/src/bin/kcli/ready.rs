@@ -86,7 +86,11 @@ pub async fn resolve(
 
 pub fn render_resolved(resolved: &ResolvedEgressPath) -> String {
     let ResolvedEgressPath { domain, source, queue_name, .. } = resolved;
-    let mx = resolved.mx.as_ref().map_or("mx: <not resolved>\n".into(), mx);
+    let mx = match (&resolved.mx, &resolved.mx_failure) {
+        (Some(hosts), _) => mx(hosts),
+        (None, Some(why)) => format!("mx: <not resolved> ({})\n", plain(why)),
+        (None, None) => "mx: <not resolved>\n".into(),
+    };
     let section = |title: &str, text: String| format!("--- {title} ---\n\n{}", plain_lines(&text));
     [
         format!(

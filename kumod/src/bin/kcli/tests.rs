@@ -136,16 +136,16 @@ async fn each_command_asks_what_its_arguments_say() {
             json!({"filter": "kumod=trace"}),
         ),
         (
-            vec!["explain", "message", id],
+            vec!["explain-message", id],
             "GET /api/admin/explain/v1?message=4fb2a3c60b7d11f080009d3c1a2b4e5f",
             Value::Null,
         ),
         (
-            vec!["explain", "queue", "s->(a|b)@smtp_client"],
+            vec!["explain-queue", "s->(a|b)@smtp_client"],
             "GET /api/admin/explain/v1?queue=s-%3E%28a%7Cb%29%40smtp_client",
             Value::Null,
         ),
-        (vec!["explain", "source", "ip-1"], "GET /api/admin/explain/v1?source=ip-1", Value::Null),
+        (vec!["explain-source", "ip-1"], "GET /api/admin/explain/v1?source=ip-1", Value::Null),
     ];
     for (line, request, body) in rows {
         let (asked, _) = answered(&line, "200 OK", "{}").await;
@@ -163,7 +163,7 @@ async fn json_is_passed_on_as_the_server_gave_it() {
         vec!["suspend-list", "--json"],
         vec!["suspend-ready-q-list", "--json"],
         vec!["inspect-message", "x"],
-        vec!["explain", "source", "x", "--json"],
+        vec!["explain-source", "x", "--json"],
         vec!["bounce", "--everything", "--dry-run", "--json"],
         vec!["bounce", "--everything", "--reason", "r"],
         vec!["suspend", "--everything", "--reason", "r"],
@@ -230,7 +230,7 @@ fn the_command_line_holds_together_and_refuses_what_is_ambiguous() {
         vec!["bounce", "--domain", "d", "--reason", "r", "--duration", "0s"],
         vec!["suspend", "--reason", "r"],
         vec!["explain"],
-        vec!["explain", "queue"],
+        vec!["explain-queue"],
         vec!["--endpoint", "127.0.0.1:8000", "bounce-list"],
         vec!["unknown"],
         vec![],
