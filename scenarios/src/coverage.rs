@@ -14,6 +14,9 @@ const NOT_YET: &[(&str, &str)] = &[];
 /// In thousandths of the swarm's seeds.
 const SHARE_MIN: u64 = 10;
 
+/// In thousandths of what was asked.
+const SURPRISED_MAX: u64 = 100;
+
 #[derive(Default)]
 pub struct Coverage {
     fired: Vec<u64>,
@@ -61,13 +64,14 @@ impl Coverage {
 
     /// How often a message's next move was asked for, by what it waited for; and what surprised those who asked.
     fn explanations(&self) -> Vec<(String, u64)> {
-        let Tally { asked, surprised } = &self.explained;
+        let Tally { asked, surprised, open } = &self.explained;
         let asked = Wait::ALL.iter().zip(asked);
         let asked = asked.map(|(wait, count)| (format!("explained {}", wait.name()), *count));
         let surprised = Surprise::ALL.iter().zip(surprised);
         let surprised =
             surprised.map(|(one, count)| (format!("surprised by {}", one.name()), *count));
-        asked.chain(surprised).collect()
+        let open = ("explained to no end".to_string(), *open);
+        asked.chain(surprised).chain([open]).collect()
     }
 
     /// What should have been met and wasn't, or the reverse.
@@ -85,7 +89,20 @@ impl Coverage {
             })
             .collect();
         missing.extend(self.rare());
+        missing.extend(self.unexplained());
         missing
+    }
+
+    /// Kinds of wait that nobody asked about, and surprises so many that what is told is worth little.
+    fn unexplained(&self) -> impl Iterator<Item = String> {
+        let Tally { asked, surprised, .. } = self.explained;
+        let never = Wait::ALL.iter().zip(asked).filter(|(_, count)| *count == 0);
+        let never = never.map(|(wait, _)| format!("nobody waited for {}", wait.name()));
+        let (asked, surprised): (u64, u64) = (asked.iter().sum(), surprised.iter().sum());
+        let too_many = surprised * 1000 > asked * SURPRISED_MAX;
+        let share =
+            format!("{surprised} of {asked} explanations ended in a surprise, more than 10 %");
+        never.chain(too_many.then_some(share))
     }
 
     /// Faults that fire in too few seeds of the swarm to be a test of anything.

@@ -698,7 +698,6 @@ impl Run<'_> {
         let mut askings = Askings::new(self.seed);
         for (segment, octets) in self.universe.files.take_journal() {
             let mut at = Mono(0);
-            askings.begin();
             let replayed = journal::replay_watched(&octets, |met| match met {
                 Met::Input(now, input) => {
                     at = now.mono;
@@ -717,6 +716,7 @@ impl Run<'_> {
                 }
                 Met::Handled(engine) => askings.handled(engine),
             });
+            askings.end_of_segment();
             if let journal::End::Differs { step, .. } = replayed.end
                 && outcome.verdict == Verdict::Passed
             {

@@ -97,21 +97,17 @@ impl Engine {
     }
 
     pub(super) fn bounce_for(&self, queue: QueueHandle) -> Option<Arc<AdminEntry>> {
-        if self.admin.bounces.is_empty() {
-            return None;
-        }
-        let name = &self.queues[queue].name;
-        let mut bounces = self.admin.bounces.iter();
-        let found = bounces.find(|timed| selects(&timed.entry.entry.selector, name));
-        found.map(|timed| timed.entry.entry.clone())
+        self.bounces_of(queue).next().map(|timed| timed.entry.entry.clone())
     }
 
     /// When the last bounce that takes the queue's mail is over.
     pub(super) fn bounce_ends(&self, queue: QueueHandle) -> Option<Mono> {
-        let name = &self.queues[queue].name;
+        self.bounces_of(queue).map(|timed| timed.ends).max()
+    }
+
+    fn bounces_of(&self, queue: QueueHandle) -> impl Iterator<Item = &Timed<Bounce>> {
         let bounces = self.admin.bounces.iter();
-        let matching = bounces.filter(|timed| selects(&timed.entry.entry.selector, name));
-        matching.map(|timed| timed.ends).max()
+        bounces.filter(move |timed| selects(&timed.entry.entry.selector, &self.queues[queue].name))
     }
 
     pub(super) fn condemn(&mut self, message: MessageHandle, entry: Arc<AdminEntry>) {
@@ -164,6 +160,8 @@ impl Engine {
         if let Some(ready) = self.ready_by_name.get(&*timed.entry.name).copied() {
             self.ready[ready].suspension = Some(timed.clone());
             self.give_back_all(ready);
+            // Who waits for room in it waits for something else now.
+            self.call_up_all(ready);
         }
         self.admin.ready_suspensions.push(timed);
         AdminReply::Done
@@ -190,7 +188,7 @@ impl Engine {
                 self.list_ready(ready);
             }
         }
-        self.list_blocked(|block| *block == Block::NoEligibleSource);
+        self.list_blocked(Block::is_for_want_of_a_way_out);
     }
 
     // ---- Ends ------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ const COUNTED: usize = 10_000;
 pub struct Explanation {
     pub subject: String,
     pub next_action: String,
-    /// What has to happen first: [`Wait::name`]. `None`: nothing waits.
+    /// What has to happen first: [`Wait::name`]. `None`: no message's wait stands for the whole.
     pub waits_for: Option<&'static str>,
     /// `None`: as soon as what it waits for has happened.
     pub earliest: Option<Wall>,
@@ -60,14 +60,13 @@ impl Engine {
                 let failure = message.last;
                 why.extend(failure.map(|failure| describe_failure(message.attempts, failure)));
                 why.extend(self.explain_bounce(message.queue));
-                why.extend(self.explain_suspension(&queue.name, "its queue"));
+                why.extend(self.explain_suspension(&queue.name));
             }
             Place::Waiting => {
                 let name = &queue.name;
                 why.push(format!("it is due and waits in the line of scheduled queue {name}"));
                 why.extend(self.describe_turn(message, &queue.waiting));
-                why.extend(queue.block.as_ref().map(describe));
-                why.extend(self.explain_routes(queue));
+                why.extend(self.explain_line(queue));
                 why.extend(self.explain_bounce(message.queue));
             }
             Place::Ready(ready) => {
@@ -77,7 +76,10 @@ impl Engine {
             Place::Unremoved => {
                 why.push("it is settled, but the spool couldn't remove it".into());
             }
-            Place::Asking | Place::InFlight | Place::Concluding | Place::Condemned => {}
+            Place::Condemned => {
+                why.push("the bounces before it are being written to the spool".into());
+            }
+            Place::Asking | Place::InFlight | Place::Concluding => {}
         }
         why
     }
@@ -112,21 +114,16 @@ impl Engine {
                 _ => {}
             }
         }
-        let first = later.iter().min_by_key(|message| message.due);
+        let nexts = later.iter().map(|message| (message, self.next_of(message)));
+        let first = nexts.min_by_key(|(_, next)| next.earliest);
         let mut why = Vec::new();
-        match &queue.block {
-            Some(block) => {
-                why.push(describe(block));
-                why.extend(self.explain_routes(queue));
-            }
-            None => why.extend(self.explain_suspension(&queue.name, "it")),
-        }
+        why.extend(self.explain_line(queue));
         why.extend(self.explain_bounce(handle));
         if condemned > 0 {
             let condemned = counted(condemned, "message");
             why.push(format!("being bounced as an administrator ordered: {condemned}"));
         }
-        if let Some(first) = first {
+        if let Some((first, _)) = first {
             why.push(format!(
                 "for a later attempt: {}, the first for attempt {} at {}",
                 counted(later.len() as u64, "message"),
@@ -139,13 +136,13 @@ impl Engine {
             _ if queue.count == 0 => {
                 ("be forgotten, since it is empty".into(), None, self.armed(queue.armed))
             }
-            (Some(first), 0) => {
-                let due = self.armed(first.due);
-                ("promote the first message when it is due".into(), Some(Wait::DueTime), due)
+            (Some((_, next)), 0) => {
+                let what = format!("its first message is to {}", in_words(next));
+                (what, Some(next.waits_for), next.earliest)
             }
             (None, 0) => {
                 why.extend(self.explain_promoted(queue));
-                ("wait for what its ready queues have in hand".into(), None, None)
+                ("hear of the messages that others have in hand".into(), None, None)
             }
             (_, due) => {
                 let (waits_for, earliest) = self.next_of_line(queue);
@@ -182,20 +179,32 @@ impl Engine {
         (Some(waits_for), earliest)
     }
 
+    /// What the line of a scheduled queue waits for, or will.
+    fn explain_line(&self, queue: &ScheduledQueue) -> Vec<String> {
+        let suspension = self.explain_suspension(&queue.name);
+        let is_told = suspension.is_some();
+        let block = queue.block.as_ref();
+        let block = block.filter(|block| !is_told || !matches!(block, Block::Suspended { .. }));
+        let mut why: Vec<String> = block.map(describe).into_iter().collect();
+        why.extend(self.explain_routes(queue));
+        why.extend(suspension);
+        why
+    }
+
     fn explain_bounce(&self, queue: QueueHandle) -> Option<String> {
         let entry = self.bounce_for(queue)?;
         Some(format!("an administrator's bounce takes what is due: {}", entry.reason))
     }
 
-    fn explain_suspension(&self, queue: &str, called: &str) -> Option<String> {
+    fn explain_suspension(&self, queue: &str) -> Option<String> {
         let timed = self.suspension_of(queue)?;
         let until = self.when(timed.ends);
-        Some(format!("an administrator suspended {called} until {until}: {}", timed.entry.reason))
+        Some(format!("an administrator suspended {queue} until {until}: {}", timed.entry.reason))
     }
 
     /// What stands in the way of each source of its pool, where that is what it waits for.
     fn explain_routes(&self, queue: &ScheduledQueue) -> Vec<String> {
-        let waits = queue.block == Some(Block::NoEligibleSource);
+        let waits = queue.block.as_ref().is_some_and(Block::is_for_want_of_a_way_out);
         let routes = queue.routes.iter().filter(|_| waits);
         routes.take(NAMED).filter_map(|route| self.describe_obstacle(route)).collect()
     }
@@ -208,13 +217,17 @@ impl Engine {
             let reason = &timed.entry.reason;
             format!("an administrator suspended ready queue {} until {until}: {reason}", ready.name)
         });
-        let path = ready.path.value.as_ref()?;
+        let Some(path) = &ready.path.value else { return by_health.or(by_order) };
+        let by_room = (ready.messages.len() as u64 >= path.max_ready).then(|| {
+            let most = counted(path.max_ready, "message");
+            format!("ready queue {} is full: it takes {most} at most", ready.name)
+        });
         let token = self.selection_token(route.ready, path);
         let by_rate = (token > self.now.mono).then(|| {
             let source = &ready.source.name;
             format!("the selection rate of source {source} allows the next at {}", self.when(token))
         });
-        by_health.or(by_order).or(by_rate)
+        by_health.or(by_order).or(by_room).or(by_rate)
     }
 
     pub(super) fn describe_suspension(&self, handle: SourceHandle) -> Option<String> {
@@ -307,7 +320,9 @@ impl Engine {
         let (queued, in_flight) = self.transactions(handle);
         let (have, limit) = (ready.sessions.len() as u64, lowest_limit(path));
         let asks_for = ideal_connections(limit, queued + in_flight);
-        if queued == 0 || have < asks_for {
+        let is_held = matches!(ready.held, Some(Held::MessageRate { .. } | Held::Batch { .. }));
+        let is_served = queued <= ready.opening + ready.idle.len() as u64;
+        if is_held || is_served || have < asks_for {
             return None;
         }
         Some(match asks_for == limit {
@@ -365,7 +380,8 @@ impl Engine {
 
 fn in_words(next: Next) -> &'static str {
     match (next.action, next.waits_for) {
-        (Action::BecomeDue | Action::MoveToReadyQueue, _) => "move to a ready queue",
+        (Action::BecomeDue, _) => "become due and take its turn",
+        (Action::MoveToReadyQueue, _) => "move to a ready queue",
         (Action::FailForItsDomain, _) => "fail, since its domain has no hosts for mail",
         (Action::Expire, _) => "expire",
         (Action::Bounce, _) => "be bounced as an administrator ordered",
@@ -418,7 +434,7 @@ pub fn describe(block: &Block) -> String {
         Block::SpoolUnhealthy => "delivery is suspended: the spool is not accepting writes".into(),
         Block::Suspended { reason } => format!("an administrator suspended it: {reason}"),
         Block::MessageRate => "its max_message_rate is used up".into(),
-        Block::ReadyQueuesFull => "each of its ready queues is full".into(),
+        Block::ReadyQueuesFull => "none of its ready queues can take more".into(),
         Block::NoEligibleSource => "each source of its pool is suspended or throttled".into(),
         Block::NoSources => "its pool has no sources".into(),
         Block::QueueConfigFailed { why } => format!("policy failed to configure it: {why}"),

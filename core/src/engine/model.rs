@@ -263,6 +263,19 @@ pub enum Block {
     Stopping,
 }
 
+impl Block {
+    /// It may go on once one of its ready queues or sources may be used again.
+    pub(super) fn is_for_want_of_a_way_out(&self) -> bool {
+        matches!(
+            self,
+            Block::ReadyQueuesFull
+                | Block::NoEligibleSource
+                | Block::WaitingForEgressPath
+                | Block::EgressPathFailed { .. }
+        )
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ScheduledQueue {
     pub name: Arc<str>,

@@ -72,7 +72,6 @@ waits! {
     ClosingConnection "closing-connection"
     Peer "peer"
     SpoolWrite "spool-write"
-    BounceTurn "bounce-turn"
     RemovalRetry "removal-retry"
 }
 
@@ -106,19 +105,22 @@ pub struct Next {
 impl Engine {
     /// `None`: the engine doesn't hold it.
     pub fn next_of_message(&self, id: SpoolId) -> Option<Next> {
-        let message = &self.messages[*self.message_by_id.get(&id)?];
+        Some(self.next_of(&self.messages[*self.message_by_id.get(&id)?]))
+    }
+
+    pub(super) fn next_of(&self, message: &Message) -> Next {
         let next = self.next_in_place(message);
         let is_in_hand = matches!(next.action, Action::HearOf | Action::BeRemoved);
         let comes_first =
             |expires: &Mono| next.earliest.is_some_and(|earliest| *expires <= earliest);
         match next.expires.filter(comes_first) {
-            Some(expires) if !is_in_hand => Some(Next {
+            Some(expires) if !is_in_hand => Next {
                 action: Action::Expire,
                 waits_for: Wait::Expiry,
                 earliest: Some(expires),
                 ..next
-            }),
-            _ => Some(next),
+            },
+            _ => next,
         }
     }
 
@@ -152,10 +154,15 @@ impl Engine {
             Place::Concluding => {
                 (Whereabouts::BeingWritten, Action::HearOf, Wait::SpoolWrite, None)
             }
-            Place::Condemned => (Whereabouts::Condemned, Action::Bounce, Wait::BounceTurn, None),
+            // What a stop leaves is the next life's.
+            Place::Condemned if self.stopping => {
+                (Whereabouts::Condemned, Action::Bounce, Wait::Stop, None)
+            }
             Place::Unremoved if self.stopping => {
                 (Whereabouts::Unremoved, Action::BeRemoved, Wait::Stop, None)
             }
+            // Of those before it.
+            Place::Condemned => (Whereabouts::Condemned, Action::Bounce, Wait::SpoolWrite, None),
             Place::Unremoved => {
                 let due = some(message.due);
                 (Whereabouts::Unremoved, Action::BeRemoved, Wait::RemovalRetry, due)
@@ -164,10 +171,12 @@ impl Engine {
         Next { from, action, waits_for, earliest, expires: some(self.expiry(message)) }
     }
 
-    /// An administrator's bounce takes what becomes due while it is in force.
+    /// An administrator's bounce takes what becomes due while it is in force, unless the line stands still before that.
     fn when_due(&self, message: &Message) -> Action {
+        let queue = &self.queues[message.queue];
+        let goes_on = self.spool_healthy && queue.config.value.is_some();
         match self.bounce_ends(message.queue) {
-            Some(ends) if message.due < ends => Action::Bounce,
+            Some(ends) if message.due < ends && goes_on => Action::Bounce,
             _ => Action::BecomeDue,
         }
     }
@@ -185,7 +194,7 @@ impl Engine {
         let earliest = earliest.filter(|_| !(is_paid || is_asked_about && is_past_asking));
         let then = earliest.unwrap_or(self.now.mono);
         let action = match &queue.site.value {
-            _ if self.bounce_for(message.queue).is_some() => Action::Bounce,
+            _ if self.bounce_ends(message.queue).is_some_and(|ends| then < ends) => Action::Bounce,
             Some(Site::NullMx | Site::NoHosts) if !is_asked_about && !queue.site.is_old(then) => {
                 Action::FailForItsDomain
             }
@@ -199,9 +208,18 @@ impl Engine {
         if self.stopping {
             return (Wait::Stop, None);
         }
-        // One that stands still is always told why.
-        let Some(block) = &queue.block else { return (Wait::ReadyQueueRoom, None) };
         let until = some(queue.block_ends);
+        // In the order in which they are looked at; what stands in the way may have come after what the line stands still for.
+        match &queue.block {
+            Some(Block::WaitingForQueueConfig) => return (Wait::QueueConfig, None),
+            Some(Block::QueueConfigFailed { .. }) => return (Wait::QueueConfigRetry, until),
+            _ if !self.spool_healthy => return (Wait::SpoolHealth, None),
+            _ => {}
+        }
+        if let Some(suspension) = self.suspension_of(&queue.name) {
+            return (Wait::Suspension, some(suspension.ends));
+        }
+        let block = queue.block.as_ref().expect("a line that stands still is told why");
         match block {
             Block::WaitingForQueueConfig => (Wait::QueueConfig, None),
             Block::WaitingForPool => (Wait::Pool, None),

@@ -152,8 +152,7 @@ impl Engine {
             self.ready[ready].consecutive_failures = 0;
             self.list_ready(ready);
         }
-        let may_go_on = [Block::NoEligibleSource, Block::ReadyQueuesFull];
-        self.list_blocked(|block| may_go_on.contains(block));
+        self.list_blocked(Block::is_for_want_of_a_way_out);
     }
 
     /// What was wrong with the source may have been corrected in policy meanwhile: to try it once more as it was would suspend it once more.

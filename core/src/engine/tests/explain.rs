@@ -69,3 +69,25 @@ fn a_used_up_selection_rate_is_named() {
     let why = why(bench.engine.explain_message(id));
     assert!(why.contains("the selection rate of source unspecified allows the next at"), "{why}");
 }
+
+#[test]
+fn who_waits_for_room_hears_of_a_suspension() {
+    let limit = LimitSpec { limit: 1, force_local: false };
+    let path = EgressPath { connection_limit: limit, max_ready: 1, ..EgressPath::default() };
+    let mut bench = Bench::new(Outside { path, ..Outside::default() });
+    bench.hold_deliveries = true;
+    let ids: Vec<SpoolId> = (0..3).map(|_| bench.admit()).collect();
+    let explained = bench.engine.explain_message(ids[2]).unwrap();
+    assert_eq!(explained.waits_for, Some("ready-queue-room"));
+    let full = format!("ready queue {READY} is full: it takes 1 message at most");
+    assert!(explained.why.contains(&full), "{explained:?}");
+    let entry = ReadySuspension {
+        id: "r".into(),
+        name: READY.into(),
+        reason: "the peer is ill".into(),
+        expires: bench.now.wall + 5 * MINUTE,
+    };
+    bench.input(Input::Admin { op: OpId(1 << 60), command: AdminCommand::SuspendReady(entry) });
+    let explained = bench.engine.explain_message(ids[2]).unwrap();
+    assert_eq!(explained.waits_for, Some("eligible-source"));
+}
