@@ -250,7 +250,8 @@ fn is_rare(input: &Input) -> bool {
         Input::Answer { answer, .. } => matches!(answer, Answer::Failed { .. }),
         Input::Resolved { resolution, .. } => matches!(resolution, Resolution::Failed { .. }),
         Input::Concluded { stored, .. } => !stored,
-        Input::SpoolHealth { .. } | Input::SourceFailed { .. } | Input::Admin { .. } => true,
+        Input::SpoolHealth { .. } | Input::SourceFailed { .. } => true,
+        Input::Admin { .. } | Input::Stop => true,
         _ => false,
     }
 }
