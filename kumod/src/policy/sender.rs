@@ -11,6 +11,7 @@ use super::reject::{Raised, clean};
 use super::session::message_object;
 use super::setup::{Handler, place_of};
 use super::state::{CallError, State};
+use crate::process;
 use kumo_core::message::Message;
 use kumo_core::smtp::server::Disconnect;
 use kumo_driver::policy::{Hold, Opening, SendAnswer, Sender, Sent};
@@ -58,7 +59,10 @@ pub async fn open(
     let runtime = Handle::current();
     thread::Builder::new()
         .name("sender".into())
-        .spawn(move || runtime.block_on(task.run(made)))
+        .spawn(move || {
+            process::give_way_to_other_threads();
+            runtime.block_on(task.run(made))
+        })
         .map_err(|error| format!("event {constructor}: it can't have a thread: {error}"))?;
     match answer.await {
         Ok(made) => made.map(|()| LuaSender { constructor, calls }),
