@@ -23,7 +23,7 @@ pub struct Resolved {
     pub source: String,
     /// `None`: the DNS has no part in it, or didn't tell.
     pub mx: Option<MxHosts>,
-    /// Why the DNS didn't tell.
+    /// Why not: the DNS didn't tell, or says that there is no such domain, or that it takes no mail.
     pub mx_failure: Option<String>,
     pub site: String,
     /// The ready queue's.

@@ -391,7 +391,9 @@ impl fmt::Display for Question {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Question::QueueConfig { queue } => write!(f, "get_queue_config of {queue}"),
-            Question::Pool { name } => write!(f, "get_egress_pool of {name}, or of its sources,"),
+            Question::Pool { name } => {
+                write!(f, "get_egress_pool of {name} (or get_egress_source of its sources)")
+            }
             Question::EgressPath { domain, source, .. } => {
                 write!(f, "get_egress_path_config of {domain} from {source}")
             }

@@ -280,7 +280,7 @@ pub struct ResolvedEgressPath {
     pub source: String,
     /// `null` where the DNS has no part in it, or didn't tell.
     pub mx: Option<MxHosts>,
-    /// Why the DNS didn't tell.
+    /// Why not: the DNS didn't tell, or says that there is no such domain, or that it takes no mail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mx_failure: Option<String>,
     /// The ready queue's.

@@ -28,14 +28,14 @@ pub fn render(explanation: &Explanation) -> String {
         text.push_str(&format!("  waits for: {}\n", plain(wait)));
     }
     let when = match explanation.earliest {
-        None => "when what stands below has happened".into(),
-        Some(at) if at.0 <= explanation.now.0 => "now".into(),
+        None => explanation.waits_for.as_ref().map(|_| "as soon as that has happened".into()),
+        Some(at) if at.0 <= explanation.now.0 => Some("now".into()),
         Some(at) => {
             let wait = whole_seconds(at.0.since(explanation.now.0));
-            format!("{} (in {})", date::rfc3339(at.0), duration::render(wait))
+            Some(format!("{} (in {})", date::rfc3339(at.0), duration::render(wait)))
         }
     };
-    text.push_str(&format!("  earliest: {when}\n"));
+    text.extend(when.map(|when| format!("  earliest: {when}\n")));
     if !explanation.why.is_empty() {
         text.push_str("  why:\n");
     }

@@ -378,7 +378,9 @@ fn an_explanation_says_what_when_and_why() {
     explanation.now = Moment(Wall::from_unix_seconds(90));
     assert!(explain::render(&explanation).contains("earliest: now\n"));
     explanation.earliest = None;
-    assert!(explain::render(&explanation).contains("earliest: when what stands below"));
+    assert!(explain::render(&explanation).contains("earliest: as soon as that has happened\n"));
+    explanation.waits_for = None;
+    assert!(!explain::render(&explanation).contains("earliest"));
 }
 
 #[test]
