@@ -123,6 +123,7 @@ report() {
   printf '\nothers: what the rest of the machine took of its %s processors meanwhile\n' "$(nproc)"
 }
 
+for wedge in $wedges; do describe "$wedge" >/dev/null; done
 lab_open
 : >"$lab/results"
 printf '%s; %s; %s processors; %s on %s\n' "$(date -u +%FT%TZ)" "$("$kumod" --version)" "$(nproc)" "$lab" "$(stat -f -c %T "$lab")"

@@ -98,7 +98,7 @@ struct Step {
     /// Unless it was waited for, and is what lets a message go on.
     surprise: Option<Surprise>,
     goes_on: bool,
-    is_rare: bool,
+    begins_rarely: bool,
     concluded: Vec<Concluded>,
     /// An attempt of theirs has failed, and policy is being asked about that.
     failed: Vec<SpoolId>,
@@ -155,7 +155,7 @@ impl Askings {
             kind: Input::VARIANTS[input.variant()],
             surprise: Surprise::of(input),
             goes_on: goes_on(input),
-            is_rare: is_rare(input),
+            begins_rarely: begins_rarely(input),
             ..Step::default()
         };
     }
@@ -183,7 +183,7 @@ impl Askings {
             let asking = self.open.swap_remove(at);
             self.end(&asking, judged);
         }
-        let one_in = if self.step.is_rare { RARELY_ONE_IN } else { ONE_IN };
+        let one_in = if self.step.begins_rarely { RARELY_ONE_IN } else { ONE_IN };
         if self.random.below(one_in) == 0 {
             self.ask(engine);
         }
@@ -245,7 +245,7 @@ impl Askings {
 }
 
 /// What begins with it is often over soon.
-fn is_rare(input: &Input) -> bool {
+fn begins_rarely(input: &Input) -> bool {
     match input {
         Input::Answer { answer, .. } => matches!(answer, Answer::Failed { .. }),
         Input::Resolved { resolution, .. } => matches!(resolution, Resolution::Failed { .. }),
