@@ -208,18 +208,23 @@ impl Engine {
         if self.stopping {
             return (Wait::Stop, None);
         }
-        let until = some(queue.block_ends);
-        // In the order in which they are looked at; what stands in the way may have come after what the line stands still for.
-        match &queue.block {
-            Some(Block::WaitingForQueueConfig) => return (Wait::QueueConfig, None),
-            Some(Block::QueueConfigFailed { .. }) => return (Wait::QueueConfigRetry, until),
-            _ if !self.spool_healthy => return (Wait::SpoolHealth, None),
-            _ => {}
-        }
-        if let Some(suspension) = self.suspension_of(&queue.name) {
-            return (Wait::Suspension, some(suspension.ends));
-        }
         let block = queue.block.as_ref().expect("a line that stands still is told why");
+        let (waits_for, until) = self.next_of_block(queue, block);
+        // What stands in the way may have come after what the line stands still for.
+        match self.suspension_of(&queue.name) {
+            _ if matches!(waits_for, Wait::QueueConfig | Wait::QueueConfigRetry) => {
+                (waits_for, until)
+            }
+            _ if !self.spool_healthy => (Wait::SpoolHealth, None),
+            Some(suspension) if until.is_none_or(|until| until < suspension.ends) => {
+                (Wait::Suspension, some(suspension.ends))
+            }
+            _ => (waits_for, until),
+        }
+    }
+
+    fn next_of_block(&self, queue: &ScheduledQueue, block: &Block) -> (Wait, Option<Mono>) {
+        let until = some(queue.block_ends);
         match block {
             Block::WaitingForQueueConfig => (Wait::QueueConfig, None),
             Block::WaitingForPool => (Wait::Pool, None),

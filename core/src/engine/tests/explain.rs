@@ -91,3 +91,21 @@ fn who_waits_for_room_hears_of_a_suspension() {
     let explained = bench.engine.explain_message(ids[2]).unwrap();
     assert_eq!(explained.waits_for, Some("eligible-source"));
 }
+
+#[test]
+fn of_what_holds_a_line_the_last_to_end_is_told() {
+    let queue = QueueConfig { max_message_rate: rate(1, 60 * MINUTE), ..QueueConfig::default() };
+    let mut bench = Bench::new(Outside { queue, ..Outside::default() });
+    bench.admit();
+    let id = bench.admit();
+    let waits_for = |bench: &Bench| bench.engine.explain_message(id).unwrap().waits_for;
+    let suspend = |bench: &mut Bench, op, minutes: u32| {
+        let entry = entry("s", "example.com", bench.now.wall + minutes * MINUTE);
+        bench.input(Input::Admin { op: OpId(op), command: AdminCommand::Suspend(entry) });
+    };
+    suspend(&mut bench, 1 << 60, 10);
+    assert_eq!(waits_for(&bench), Some("queue-message-rate"));
+    bench.pass(11 * MINUTE);
+    suspend(&mut bench, (1 << 60) + 1, 90);
+    assert_eq!(waits_for(&bench), Some("suspension"));
+}
