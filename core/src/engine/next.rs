@@ -229,6 +229,10 @@ impl Engine {
             Block::WaitingForQueueConfig => (Wait::QueueConfig, None),
             Block::WaitingForPool => (Wait::Pool, None),
             Block::WaitingForDns => (Wait::Dns, None),
+            // Whichever comes first.
+            Block::WaitingForEgressPath if self.another_route_may_open(queue) => {
+                (Wait::EligibleSource, None)
+            }
             Block::WaitingForEgressPath => (Wait::EgressPath, None),
             Block::WaitingForThrottleInsert => (Wait::QuestionsBefore, None),
             Block::SpoolUnhealthy => (Wait::SpoolHealth, None),
@@ -249,6 +253,16 @@ impl Engine {
                 (Wait::EgressPathRetry, until.filter(|_| queue.routes.len() < 2))
             }
         }
+    }
+
+    /// Beside those that policy is being asked about: one that is full, suspended or throttled.
+    fn another_route_may_open(&self, queue: &ScheduledQueue) -> bool {
+        queue.routes.iter().any(|route| {
+            let is_known = self.ready.get(route.ready).is_some_and(|ready| {
+                ready.path.value.is_some() && !ready.path.is_old(self.now.mono)
+            });
+            is_known || self.sources[route.of].suspension().is_some()
+        })
     }
 
     /// When policy is asked for its pool again; `None`: it is being asked.
