@@ -174,7 +174,8 @@ impl Engine {
     /// An administrator's bounce takes what becomes due while it is in force, unless the line stands still before that.
     fn when_due(&self, message: &Message) -> Action {
         let queue = &self.queues[message.queue];
-        let goes_on = self.spool_healthy && queue.config.value.is_some();
+        let stands_still = queue.block.is_some() || !self.spool_healthy;
+        let goes_on = !stands_still && queue.config.value.is_some();
         match self.bounce_ends(message.queue) {
             Some(ends) if message.due < ends && goes_on => Action::Bounce,
             _ => Action::BecomeDue,
@@ -200,7 +201,9 @@ impl Engine {
             }
             _ => Action::MoveToReadyQueue,
         };
-        (action, waits_for, earliest)
+        // A bounce takes it whenever the line is looked at; of the rest only configuration goes before that.
+        let is_firm = action != Action::Bounce || waits_for == Wait::QueueConfigRetry;
+        (action, waits_for, earliest.filter(|_| is_firm))
     }
 
     /// What the line of a scheduled queue waits for, and until when at least, as far as that is known.
