@@ -91,9 +91,11 @@ impl Engine {
             let (waits_for, earliest) = self.next_of_queue(*ready);
             return Some(Explanation {
                 subject: format!("ready queue {name}"),
-                next_action: match queue.messages.len() {
-                    0 => "deliver what comes next".into(),
-                    count => format!("deliver {}", counted(count as u64, "message")),
+                next_action: match (queue.messages.len(), waits_for) {
+                    (0, Some(Wait::Peer)) => "hear from the peer".into(),
+                    (0, Some(_)) => "be used again once its suspension ends".into(),
+                    (0, None) => "deliver what comes next".into(),
+                    (count, _) => format!("deliver {}", counted(count as u64, "message")),
                 },
                 waits_for: waits_for.map(Wait::name),
                 earliest: earliest.map(|at| self.wall(at)),
@@ -141,8 +143,10 @@ impl Engine {
                 (what, Some(next.waits_for), next.earliest)
             }
             (None, 0) => {
-                why.extend(self.explain_promoted(queue));
-                ("hear of the messages that others have in hand".into(), None, None)
+                let busy = self.with_mail_of(queue);
+                why.extend(busy.iter().take(NAMED).flat_map(|ready| self.explain_ready(*ready)));
+                let next = busy.first().map_or((None, None), |ready| self.next_of_queue(*ready));
+                ("go on with the messages that have left its line".into(), next.0, next.1)
             }
             (_, due) => {
                 let (waits_for, earliest) = self.next_of_line(queue);
@@ -159,24 +163,28 @@ impl Engine {
         }
     }
 
-    /// The ready queues that may have its messages in hand.
-    fn explain_promoted(&self, queue: &ScheduledQueue) -> Vec<String> {
+    /// The ready queues that may have its messages.
+    fn with_mail_of(&self, queue: &ScheduledQueue) -> Vec<ReadyHandle> {
         let has_mail = |handle: &ReadyHandle| {
             self.ready
                 .get(*handle)
                 .is_some_and(|ready| ready.messages.len() as u64 + ready.in_flight > 0)
         };
-        let handles = queue.routes.iter().map(|route| route.ready).filter(has_mail);
-        handles.take(NAMED).flat_map(|handle| self.explain_ready(handle)).collect()
+        queue.routes.iter().map(|route| route.ready).filter(has_mail).collect()
     }
 
-    /// An empty one waits for nothing.
-    fn next_of_queue(&self, ready: ReadyHandle) -> (Option<Wait>, Option<Mono>) {
-        if self.ready[ready].messages.len() == 0 {
-            return (None, None);
+    /// An empty one waits for nothing, unless it is suspended or a peer has what it had.
+    fn next_of_queue(&self, handle: ReadyHandle) -> (Option<Wait>, Option<Mono>) {
+        let ready = &self.ready[handle];
+        match (&ready.suspension, ready.messages.len()) {
+            (_, 0) if ready.in_flight > 0 => (Some(Wait::Peer), None),
+            (Some(suspension), 0) => (Some(Wait::Suspension), self.armed(suspension.ends)),
+            (None, 0) => (None, None),
+            _ => {
+                let (waits_for, earliest) = self.next_of_ready(handle);
+                (Some(waits_for), earliest)
+            }
         }
-        let (waits_for, earliest) = self.next_of_ready(ready);
-        (Some(waits_for), earliest)
     }
 
     /// What the line of a scheduled queue waits for, or will.
@@ -307,8 +315,10 @@ impl Engine {
         why.extend(ready.held.as_ref().map(|held| self.describe_held(held)));
         why.extend(self.describe_connections(handle));
         if ready.consecutive_failures > 0 {
-            let failed = counted(ready.consecutive_failures, "connection");
-            why.push(format!("the last {failed} failed"));
+            why.push(match ready.consecutive_failures {
+                1 => "the last connection failed".into(),
+                count => format!("the last {count} connections failed"),
+            });
         }
         why
     }
@@ -380,7 +390,7 @@ impl Engine {
 
 fn in_words(next: Next) -> &'static str {
     match (next.action, next.waits_for) {
-        (Action::BecomeDue, _) => "become due and take its turn",
+        (Action::BecomeDue, _) => "become due",
         (Action::MoveToReadyQueue, _) => "move to a ready queue",
         (Action::FailForItsDomain, _) => "fail, since its domain has no hosts for mail",
         (Action::Expire, _) => "expire",

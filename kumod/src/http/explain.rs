@@ -39,7 +39,10 @@ pub async fn explain(
             let id = parse_id(&id)?;
             let look =
                 move |engine: &Engine| (engine.explain_message(id), engine.sessions_of_message(id));
-            (format!("message {id}"), Box::new(look))
+            (
+                format!("message {id}: delivered, bounced or never here; the logs know"),
+                Box::new(look),
+            )
         }
         (None, Some(name), None) => {
             let what = format!("queue {name}");

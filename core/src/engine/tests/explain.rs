@@ -109,3 +109,29 @@ fn of_what_holds_a_line_the_last_to_end_is_told() {
     suspend(&mut bench, (1 << 60) + 1, 90);
     assert_eq!(waits_for(&bench), Some("suspension"));
 }
+
+#[test]
+fn a_ready_queue_without_a_line_says_what_it_has_in_hand_or_why_it_rests() {
+    let (mut bench, _) = busy(1);
+    let explained = bench.engine.explain_queue(READY).unwrap();
+    assert_eq!(
+        (&*explained.next_action, explained.waits_for),
+        ("hear from the peer", Some("peer"))
+    );
+    assert_eq!(bench.engine.explain_queue("example.com").unwrap().waits_for, Some("peer"));
+    let mut bench_at_rest = Bench::new(Outside::default());
+    bench_at_rest.admit();
+    for bench in [&mut bench, &mut bench_at_rest] {
+        let entry = ReadySuspension {
+            id: "r".into(),
+            name: READY.into(),
+            reason: "the peer is ill".into(),
+            expires: bench.now.wall + 5 * MINUTE,
+        };
+        bench.input(Input::Admin { op: OpId(1 << 60), command: AdminCommand::SuspendReady(entry) });
+    }
+    let explained = bench_at_rest.engine.explain_queue(READY).unwrap();
+    assert_eq!(explained.waits_for, Some("suspension"));
+    assert_eq!(explained.earliest, Some(bench_at_rest.now.wall + 5 * MINUTE));
+    assert_eq!(bench.engine.explain_queue(READY).unwrap().waits_for, Some("peer"));
+}
