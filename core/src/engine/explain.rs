@@ -4,7 +4,7 @@ use super::dispatch::lowest_limit;
 use super::model::{
     Failure, Line, Message, Moment, Place, QueueHandle, ReadyHandle, Route, ScheduledQueue,
 };
-use super::next::{Action, Next, Wait};
+use super::next::{Action, Next, Wait, armed};
 use super::schedule::ideal_connections;
 use super::sources::SourceHandle;
 use super::{Block, Engine, Held, InsertReason};
@@ -37,8 +37,8 @@ pub struct Explanation {
 
 impl Engine {
     pub fn explain_message(&self, id: SpoolId) -> Option<Explanation> {
-        let next = self.next_of_message(id)?;
         let message = &self.messages[*self.message_by_id.get(&id)?];
+        let next = self.next_of(message);
         let mut why = self.explain_place(message);
         why.push(format!("it expires at {}", self.when(self.expiry(message))));
         Some(Explanation {
@@ -136,7 +136,7 @@ impl Engine {
         }
         let (next_action, waits_for, earliest) = match (first, queue.waiting.len()) {
             _ if queue.count == 0 => {
-                ("be forgotten, since it is empty".into(), None, self.armed(queue.armed))
+                ("be forgotten, since it is empty".into(), None, armed(queue.armed))
             }
             (Some((_, next)), 0) => {
                 let what = format!("its first message is to {}", in_words(next));
@@ -178,7 +178,7 @@ impl Engine {
         let ready = &self.ready[handle];
         match (&ready.suspension, ready.messages.len()) {
             (_, 0) if ready.in_flight > 0 => (Some(Wait::Peer), None),
-            (Some(suspension), 0) => (Some(Wait::Suspension), self.armed(suspension.ends)),
+            (Some(suspension), 0) => (Some(Wait::Suspension), armed(suspension.ends)),
             (None, 0) => (None, None),
             _ => {
                 let (waits_for, earliest) = self.next_of_ready(handle);
@@ -371,17 +371,13 @@ impl Engine {
         }
     }
 
-    fn armed(&self, at: Mono) -> Option<Mono> {
-        (at != super::timers::NEVER).then_some(at)
-    }
-
     pub(super) fn wall(&self, at: Mono) -> Wall {
         let offset = Moment::of(at).0.saturating_sub(Moment::of(self.now.mono).0);
         Wall(self.now.wall.0.saturating_add(offset))
     }
 
     fn when(&self, at: Mono) -> String {
-        match self.armed(at) {
+        match armed(at) {
             Some(at) => self.date(Moment::of(at)),
             None => "a time that isn't known yet".into(),
         }

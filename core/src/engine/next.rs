@@ -138,7 +138,7 @@ impl Engine {
         let (from, action, waits_for, earliest) = match message.place {
             Place::Scheduled => {
                 let late = u64::from(canary::planted(Canary::ExplanationLate)) * 1_000_000_000;
-                let due = some(Mono(message.due.0.saturating_add(late)));
+                let due = armed(Mono(message.due.0.saturating_add(late)));
                 (Whereabouts::Scheduled, self.when_due(message), Wait::DueTime, due)
             }
             Place::Waiting => {
@@ -164,11 +164,11 @@ impl Engine {
             // Of those before it.
             Place::Condemned => (Whereabouts::Condemned, Action::Bounce, Wait::SpoolWrite, None),
             Place::Unremoved => {
-                let due = some(message.due);
+                let due = armed(message.due);
                 (Whereabouts::Unremoved, Action::BeRemoved, Wait::RemovalRetry, due)
             }
         };
-        Next { from, action, waits_for, earliest, expires: some(self.expiry(message)) }
+        Next { from, action, waits_for, earliest, expires: armed(self.expiry(message)) }
     }
 
     /// An administrator's bounce takes what becomes due while it is in force, unless the line stands still before that.
@@ -220,14 +220,14 @@ impl Engine {
             }
             _ if !self.spool_healthy => (Wait::SpoolHealth, None),
             Some(suspension) if until.is_none_or(|until| until < suspension.ends) => {
-                (Wait::Suspension, some(suspension.ends))
+                (Wait::Suspension, armed(suspension.ends))
             }
             _ => (waits_for, until),
         }
     }
 
     fn next_of_block(&self, queue: &ScheduledQueue, block: &Block) -> (Wait, Option<Mono>) {
-        let until = some(queue.block_ends);
+        let until = armed(queue.block_ends);
         match block {
             Block::WaitingForQueueConfig => (Wait::QueueConfig, None),
             Block::WaitingForPool => (Wait::Pool, None),
@@ -307,6 +307,7 @@ impl Engine {
     }
 }
 
-fn some(at: Mono) -> Option<Mono> {
+/// `None`: never.
+pub(super) fn armed(at: Mono) -> Option<Mono> {
     (at != NEVER).then_some(at)
 }

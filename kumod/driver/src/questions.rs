@@ -19,9 +19,9 @@ pub(crate) fn ask<W: World>(shared: &Arc<Shared<W>>, op: OpId, question: Questio
         let left = deadline.since(task.now().mono);
         let is_on_message =
             matches!(question, Question::ThrottleInsert { .. } | Question::Requeue { .. });
-        let what = question.to_string();
-        let mut answer = timeout(left, answer(&task, question)).await.unwrap_or_else(|_| {
-            Answer::Failed { why: format!("{what} didn't answer within {left:.0?}").into() }
+        let answered = timeout(left, answer(&task, question.clone())).await;
+        let mut answer = answered.unwrap_or_else(|_| Answer::Failed {
+            why: format!("{question} didn't answer within {left:.0?}").into(),
         });
         if let Answer::Failed { why } = &mut answer {
             tracing::error!(target: "policy", "{why}");

@@ -95,8 +95,9 @@ impl Tally {
 struct Step {
     now: Mono,
     kind: &'static str,
-    /// Unless it was waited for, and is what lets a message go on.
+    /// For messages that didn't wait for it, or to which it is bad news.
     surprise: Option<Surprise>,
+    /// It is good news to who waits for it.
     goes_on: bool,
     begins_rarely: bool,
     concluded: Vec<Concluded>,

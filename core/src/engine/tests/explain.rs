@@ -18,6 +18,17 @@ fn busy(messages: usize) -> (Bench, Vec<SpoolId>) {
     (bench, ids)
 }
 
+/// For five minutes, by an order.
+fn suspend_ready(bench: &mut Bench) {
+    let entry = ReadySuspension {
+        id: "r".into(),
+        name: READY.into(),
+        reason: "the peer is ill".into(),
+        expires: bench.now.wall + 5 * MINUTE,
+    };
+    bench.input(Input::Admin { op: OpId(1 << 60), command: AdminCommand::SuspendReady(entry) });
+}
+
 #[test]
 fn an_empty_ready_queue_waits_for_nothing_and_promises_no_time() {
     let mut bench = Bench::new(Outside::default());
@@ -48,13 +59,7 @@ fn a_limit_of_its_own_and_the_place_in_line_are_named() {
 #[test]
 fn a_suspended_ready_queue_is_named_with_its_reason_to_who_waits_for_it() {
     let (mut bench, ids) = busy(2);
-    let entry = ReadySuspension {
-        id: "r".into(),
-        name: READY.into(),
-        reason: "the peer is ill".into(),
-        expires: bench.now.wall + 5 * MINUTE,
-    };
-    bench.input(Input::Admin { op: OpId(1 << 60), command: AdminCommand::SuspendReady(entry) });
+    suspend_ready(&mut bench);
     let why = why(bench.engine.explain_message(ids[1]));
     let expected = format!("an administrator suspended ready queue {READY} until ");
     assert!(why.contains(&expected) && why.contains(": the peer is ill"), "{why}");
@@ -81,13 +86,7 @@ fn who_waits_for_room_hears_of_a_suspension() {
     assert_eq!(explained.waits_for, Some("ready-queue-room"));
     let full = format!("ready queue {READY} is full: it takes 1 message at most");
     assert!(explained.why.contains(&full), "{explained:?}");
-    let entry = ReadySuspension {
-        id: "r".into(),
-        name: READY.into(),
-        reason: "the peer is ill".into(),
-        expires: bench.now.wall + 5 * MINUTE,
-    };
-    bench.input(Input::Admin { op: OpId(1 << 60), command: AdminCommand::SuspendReady(entry) });
+    suspend_ready(&mut bench);
     let explained = bench.engine.explain_message(ids[2]).unwrap();
     assert_eq!(explained.waits_for, Some("eligible-source"));
 }
@@ -122,13 +121,7 @@ fn a_ready_queue_without_a_line_says_what_it_has_in_hand_or_why_it_rests() {
     let mut bench_at_rest = Bench::new(Outside::default());
     bench_at_rest.admit();
     for bench in [&mut bench, &mut bench_at_rest] {
-        let entry = ReadySuspension {
-            id: "r".into(),
-            name: READY.into(),
-            reason: "the peer is ill".into(),
-            expires: bench.now.wall + 5 * MINUTE,
-        };
-        bench.input(Input::Admin { op: OpId(1 << 60), command: AdminCommand::SuspendReady(entry) });
+        suspend_ready(bench);
     }
     let explained = bench_at_rest.engine.explain_queue(READY).unwrap();
     assert_eq!(explained.waits_for, Some("suspension"));
