@@ -14,22 +14,6 @@ pub fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, S
     result
 }
 
-/// Lets other threads go before the calling one where processors are scarce, so that one that computes without end delays nobody: a tenth of
-/// their weight, and turns so long that whoever wakes up interrupts them (sched_setattr(2), Linux 6.12). A kernel that won't costs no more than that.
-pub fn give_way_to_other_threads() {
-    let attributes = libc::sched_attr {
-        size: size_of::<libc::sched_attr>() as u32,
-        sched_policy: libc::SCHED_OTHER as u32,
-        sched_nice: 10,
-        // In nanoseconds.
-        sched_runtime: 100_000_000,
-        // SAFETY: it is made of integers.
-        ..unsafe { std::mem::zeroed() }
-    };
-    // SAFETY: it only reads the structure, which outlives it and says its own size. 0 is the calling thread.
-    unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
-}
-
 /// Both are listened to from the first moment, so that none is missed.
 pub struct Signals {
     interrupt: Signal,

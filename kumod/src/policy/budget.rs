@@ -4,6 +4,7 @@
 //! Not covered: a single C function that runs for long without allocating, such as `string.find` with a
 //! pattern that backtracks without end.
 use super::error::{Fault, PolicyError, calling_line, fault, position};
+use super::turn;
 use mlua::debug::HookTriggers;
 use mlua::{Lua, Thread, VmState};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -66,6 +67,7 @@ impl Budget {
         frame: &mlua::debug::Debug<'_>,
         interval: u64,
     ) -> mlua::Result<VmState> {
+        turn::let_others_go();
         let before = self.used.fetch_add(interval, Ordering::Relaxed);
         let after = before.saturating_add(interval);
         if after > self.limit.load(Ordering::Relaxed) {

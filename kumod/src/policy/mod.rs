@@ -14,7 +14,7 @@
 //!
 //! # Senders
 //! What a `custom_lua` constructor makes lives in a state and on a thread of its own for as long as its session does (`sender`), so that
-//! one that blocks its thread holds up nobody else's mail.
+//! one that blocks its thread holds up nobody else's mail. The thread lets others go first (`turn`), so neither does one that computes.
 //!
 //! # Errors
 //! An error of policy names the event, file and line. In a session it is `421 4.3.0 … technical difficulties` and the
@@ -56,6 +56,7 @@ mod state;
 mod throttle_module;
 mod time_module;
 mod tools;
+mod turn;
 
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use super::reject::{Raised, clean};
 use super::session::message_object;
 use super::setup::{Handler, place_of};
 use super::state::{CallError, State};
-use crate::process;
+use super::turn;
 use kumo_core::message::Message;
 use kumo_core::smtp::server::Disconnect;
 use kumo_driver::policy::{Hold, Opening, SendAnswer, Sender, Sent};
@@ -60,7 +60,7 @@ pub async fn open(
     thread::Builder::new()
         .name("sender".into())
         .spawn(move || {
-            process::give_way_to_other_threads();
+            turn::give_way();
             runtime.block_on(task.run(made))
         })
         .map_err(|error| format!("event {constructor}: it can't have a thread: {error}"))?;
