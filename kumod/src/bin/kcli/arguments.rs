@@ -319,7 +319,7 @@ pub struct Bounce {
     /// Bounce nothing; show what would be hit now
     #[arg(long)]
     pub dry_run: bool,
-    /// With --dry-run: print JSON (without it JSON is printed anyhow)
+    /// Print JSON; only --dry-run prints anything else
     #[arg(long)]
     pub json: bool,
 }
@@ -327,7 +327,7 @@ pub struct Bounce {
 /// Holds back queued messages for a while
 ///
 /// Messages of the scheduled queues selected stay queued until the suspension ends. Selectors narrow:
-/// a queue has to match all of them.
+/// a queue has to match all of them. A restart ends it, as it ends every administrator's entry.
 #[derive(Args, Debug)]
 #[command(
     group = ArgGroup::new("which").required(true).multiple(true)
@@ -361,6 +361,8 @@ pub struct Suspend {
 }
 
 /// Holds back one ready queue for a while: one source's deliveries to one site
+///
+/// Its messages stay queued, and what is being delivered right now is finished. A restart ends it, as it ends every administrator's entry.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   kcli suspend-ready-q --name 'ip-1->(mx1|mx2).example.com@smtp_client' --reason 'blocked' --duration 1h")]
