@@ -1,6 +1,7 @@
 //! Several messages at once, for senders of policy's own (core.md 13): who waits for whom, and what a batch came to.
 //! Invariant: a batch goes once it has `min_batch_size` messages or its first has waited for `max_batch_latency`; until then its messages
-//! stand in the ready queue's line, and nothing that befalls a message there has to know of it. A batch is one operation.
+//! stand in the ready queue's line, and nothing that befalls a message there has to know of it. A batch is one operation, and never larger
+//! than what its session's sender was made for.
 use super::dispatch::{first_recipients, longest_attempt};
 use super::model::*;
 use super::outcome::Ended;
@@ -17,6 +18,10 @@ impl ReadyQueue {
             DeliveryProtocol::CustomLua(lua) => Some(lua),
             _ => None,
         }
+    }
+
+    pub(super) fn batch_size(&self) -> u64 {
+        self.sender().map_or(1, |lua| lua.batch_size)
     }
 }
 
@@ -59,7 +64,8 @@ impl Engine {
         session: SessionId,
         path: &EgressPath,
     ) {
-        let size = self.ready[handle].sender().map_or(1, |lua| lua.batch_size);
+        // Scheduled queues that differ in their batch_size may share a ready queue.
+        let size = self.ready[handle].batch_size().min(self.sessions[&session].takes);
         let mut batch = Vec::new();
         let mut messages = Vec::new();
         while (batch.len() as u64) < size {

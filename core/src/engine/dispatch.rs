@@ -208,8 +208,9 @@ impl Engine {
         let session = SessionId(self.next_session);
         self.next_session += 1;
         let state = SessionState::Opening;
+        let takes = self.ready[handle].batch_size();
         let (deliveries, tally, abort) = (0, Tally::default(), None);
-        let entry = Session { ready: handle, state, deliveries, leases, tally, abort };
+        let entry = Session { ready: handle, state, takes, deliveries, leases, tally, abort };
         self.sessions.insert(session, entry);
         let ready = &mut self.ready[handle];
         ready.sessions.push(session);

@@ -468,6 +468,8 @@ pub(super) enum SessionState {
 pub(super) struct Session {
     pub ready: ReadyHandle,
     pub state: SessionState,
+    /// How many messages it takes at once: what its ready queue asked for when it was opened, and so what its sender was made for.
+    pub takes: u64,
     pub deliveries: u64,
     pub leases: Vec<Arc<str>>,
     pub tally: Tally,

@@ -77,11 +77,12 @@ fn gone(constructor: &str) -> String {
 impl Sender for LuaSender {
     async fn send(&mut self, messages: Vec<Message>) -> SendAnswer {
         let (reply, answer) = oneshot::channel();
-        let told = self.calls.send(Call::Send(messages, reply)).await;
-        match (told, answer.await) {
-            (Ok(()), Ok(answer)) => answer,
-            _ => SendAnswer { sent: Sent::Failed(gone(&self.constructor)), changed: Vec::new() },
-        }
+        let answered = match self.calls.send(Call::Send(messages, reply)).await {
+            Ok(()) => answer.await.ok(),
+            Err(_) => None,
+        };
+        let failed = || Sent::Failed(gone(&self.constructor));
+        answered.unwrap_or_else(|| SendAnswer { sent: failed(), changed: Vec::new() })
     }
 
     async fn close(self) {
@@ -214,6 +215,8 @@ impl Object {
     }
 
     async fn send(&mut self, messages: Vec<Message>) -> SendAnswer {
+        let one = messages.len() == 1;
+        assert!(one || self.is_batched, "its send takes one message, not {}", messages.len());
         let draft = |message| Loan::new(Draft::new(message, Recipients::Fixed));
         let drafts: Vec<Loan<Draft>> = messages.into_iter().map(draft).collect();
         let sent = match self.call_send(&drafts).await {

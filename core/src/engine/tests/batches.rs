@@ -166,3 +166,26 @@ fn as_many_senders_stand_as_there_are_batches() {
     (0..25).for_each(|_| _ = bench.admit());
     assert_eq!(bench.open.len(), 1);
 }
+
+#[test]
+fn a_sender_made_for_one_message_is_given_one_though_another_queue_asks_for_batches() {
+    let mut outside = outside(sender(1, 1, 0));
+    outside.path.connection_limit = LimitSpec { limit: 1, force_local: false };
+    let mut bench = Bench::new(outside);
+    bench.hold_deliveries = true;
+    bench.admit_to("a@example.com", 1);
+    bench.outside.queue.protocol = sender(10, 1, 0);
+    (0..3).for_each(|_| _ = bench.admit_to("b@example.com", 1));
+    assert_eq!(bench.engine.ready_queues().len(), 1, "they share a ready queue");
+    bench.hold_deliveries = false;
+    let (op, session) = bench.held_batches.remove(0);
+    bench.busy.remove(&session);
+    let outcomes = vec![Outcomes::Uniform(OK)];
+    bench.input(Input::BatchAttempted { op, outcomes, reusable: true });
+    bench.input(Input::SessionReady { session });
+    let sizes: Vec<usize> = bench.batches.iter().map(|(_, ids)| ids.len()).collect();
+    assert_eq!(sizes, [1; 4]);
+    bench.pass(MINUTE);
+    (0..3).for_each(|_| _ = bench.admit_to("b@example.com", 1));
+    assert_eq!(bench.removed.len(), 7);
+}
