@@ -6,7 +6,7 @@ use crate::sender::{Behaviour, SimSender};
 use crate::universe::Universe;
 use crate::waits::WaitKind;
 use kumo_core::config::options::Constructed;
-use kumo_core::config::queue::QueueConfig;
+use kumo_core::config::queue::{DeliveryProtocol, QueueConfig};
 use kumo_core::config::{EgressPath, EgressPool, EgressSource, PoolEntry};
 use kumo_core::engine::{Answer, Question, RequeueAnswer, ResolvedPool};
 use kumo_core::id::SpoolId;
@@ -56,6 +56,8 @@ struct Written {
     pool: Option<String>,
     asks_throttle_insert: bool,
     asks_requeue: bool,
+    /// Every other answer about a queue has it deliver messages one at a time: its operator can't decide.
+    edits_batch_size: bool,
     session_hooks: Vec<String>,
 }
 
@@ -68,6 +70,7 @@ pub struct PolicyTable {
     paths: BTreeMap<String, EgressPath>,
     pools: BTreeMap<String, ResolvedPool>,
     senders: BTreeMap<String, Behaviour>,
+    edits_batch_size: bool,
     handled: server::Handled,
     engine_handled: EngineHandled,
     warnings: Vec<String>,
@@ -89,6 +92,7 @@ impl PolicyTable {
             path: construct("path", written.path, &mut warnings)?,
             pools: pools(written.pools, &sources, &mut warnings)?,
             senders: written.senders,
+            edits_batch_size: written.edits_batch_size,
             handled: session_hooks(&written.session_hooks)?,
             engine_handled: EngineHandled {
                 throttle_insert: written.asks_throttle_insert,
@@ -272,6 +276,10 @@ impl SimPolicy {
         course(&self.universe, self.life, what, is_on_message).await
     }
 
+    fn draw(&self) -> u64 {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner).next_u64()
+    }
+
     /// When a message that is put off is due; most aren't.
     fn put_off(&self, most: Duration) -> Option<Wall> {
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
@@ -312,8 +320,14 @@ impl SimPolicy {
         let table = self.table();
         answered(match question {
             Question::QueueConfig { queue } => {
-                let config = table.queue_config(QueueName::parse(&queue).domain);
-                Answer::QueueConfig(Box::new(config.clone()))
+                let mut config = table.queue_config(QueueName::parse(&queue).domain).clone();
+                if let DeliveryProtocol::CustomLua(lua) = &mut config.protocol
+                    && table.edits_batch_size
+                    && self.draw() % 2 == 0
+                {
+                    (lua.batch_size, lua.min_batch_size) = (1, 1);
+                }
+                Answer::QueueConfig(Box::new(config))
             }
             Question::Pool { name } => self.pool(&name),
             Question::EgressPath { domain, site, .. } => {
@@ -409,8 +423,7 @@ impl Policy for SimPolicy {
                 return Err(format!("event {constructor}: {FAILED}"));
             }
         }
-        let seed = self.random.lock().unwrap_or_else(PoisonError::into_inner).next_u64();
-        SimSender::make(&self.universe, self.life, behaviour, seed, opening.hold)
+        SimSender::make(&self.universe, self.life, behaviour, self.draw(), opening)
     }
 }
 

@@ -10,7 +10,7 @@ use kumo_core::message::Message;
 use kumo_core::random::Random;
 use kumo_core::smtp::reply::Reply;
 use kumo_core::time::Duration;
-use kumo_driver::policy::{Hold, SendAnswer, Sender, Sent};
+use kumo_driver::policy::{Hold, Opening, SendAnswer, Sender, Sent};
 use serde::Deserialize;
 use std::future::pending;
 use std::sync::Arc;
@@ -90,6 +90,8 @@ pub struct SimSender {
     life: u64,
     behaviour: Behaviour,
     random: Random,
+    /// Otherwise it delivers the first of what it is given, as Lua's `send` does.
+    is_batched: bool,
     /// As long as there is something of it.
     _hold: Hold,
 }
@@ -100,17 +102,19 @@ impl SimSender {
         life: u64,
         behaviour: Behaviour,
         seed: u64,
-        hold: Hold,
+        Opening { is_batched, hold, .. }: Opening,
     ) -> Result<SimSender, String> {
         let mut random = Random::new(seed, "sender");
         if random.below(1000) < behaviour.not_made_per_mille {
             return Err(FAILED.into());
         }
-        Ok(SimSender { universe: universe.clone(), life, behaviour, random, _hold: hold })
+        let universe = universe.clone();
+        Ok(SimSender { universe, life, behaviour, random, is_batched, _hold: hold })
     }
 
     fn sink(&self, messages: &[Message], reply_lost: bool) {
-        for message in messages {
+        let takes = if self.is_batched { messages.len() } else { 1 };
+        for message in &messages[..takes] {
             self.universe.write(Event::Sunk {
                 submission: submission_of(message),
                 recipients: recipients_of(message),
@@ -209,7 +213,7 @@ mod tests {
     use kumo_core::message::Envelope;
     use kumo_core::recipients::RecipientSet;
     use kumo_core::time::Wall;
-    use kumo_driver::policy::{Held, Opening, Policy};
+    use kumo_driver::policy::{Held, Policy};
     use serde_json::{Value, json};
     use tokio::time::timeout;
 
