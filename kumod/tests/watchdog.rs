@@ -198,6 +198,10 @@ fn a_server_that_is_silent_after_starttls_is_given_up_and_its_lease_is_free() {
         (home.records_of("Delivery").len() == 10).then_some(())
     });
     kumod.stop();
+    let failed = home.records_of("TransientFailure").remove(0);
+    let text = failed["response"]["content"].as_str().unwrap();
+    assert!(text.starts_with("dispatcher watchdog aborted task; phase=Attempting"), "{failed}");
+    assert_eq!(failed["num_attempts"], 1, "a connection that failed is an attempt");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Sessions that are cut off whatever they do: by the watchdog, which found one stuck, or by an operator. Invariant: what such a session had in hand
 //! is put back once, with a record and without counting an attempt, when the driver has completed it; who else waits gets another session.
+//! One that was stuck before it could take anything is a connection that failed, like one that failed by itself.
 use super::admission::generated;
 use super::model::*;
 use super::{AdminReply, Engine, InsertReason, Note, Output, Reason};
@@ -20,9 +21,15 @@ impl Engine {
     pub(super) fn session_stuck(&mut self, id: SessionId, text: Box<str>) {
         let Some(session) = self.sessions.get(&id) else { return };
         reached(Mark::SessionStuck);
-        self.ready[session.ready].stuck += 1;
+        let (ready, was_opening) = (session.ready, session.state == SessionState::Opening);
+        self.ready[ready].stuck += 1;
         let reason = generated(451, (4, 4, 1), false, text.into());
-        self.abort_session(id, reason, "the watchdog has heard nothing of it for too long");
+        let why = "the watchdog has heard nothing of it for too long";
+        self.abort_session(id, reason.clone(), why);
+        if was_opening {
+            let origin = Origin { attempt: None, session: Some(id), ready: Some(ready) };
+            self.connect_failed(ready, origin, reason);
+        }
     }
 
     pub(super) fn abort_by_order(&mut self, ready_queue: &str, id: SessionId) -> AdminReply {
@@ -44,10 +51,7 @@ impl Engine {
             SessionState::Busy { .. } | SessionState::BusyWithBatch { .. } => {
                 session.abort = Some(reason);
             }
-            SessionState::Opening => {
-                self.ready[handle].opening -= 1;
-                self.ready[handle].consecutive_failures += 1;
-            }
+            SessionState::Opening => self.ready[handle].opening -= 1,
             SessionState::Idle => self.ready[handle].idle.retain(|idle| *idle != id),
             SessionState::Ending => {}
         }

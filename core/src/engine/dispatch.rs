@@ -419,7 +419,7 @@ impl Engine {
         let why = |because| (Reason::SessionEnd, because);
         match cause {
             CloseCause::Done | CloseCause::Aborted => {}
-            CloseCause::ConnectFailed => self.connect_failed(handle, origin),
+            CloseCause::ConnectFailed => self.connect_failed(handle, origin, Reason::SessionEnd),
             CloseCause::NoHosts => {
                 let (reason, because) = why(InsertReason::MxResolvedToZeroHosts);
                 self.fail_all(handle, &origin, &reason, because);
@@ -436,7 +436,8 @@ impl Engine {
         }
     }
 
-    fn connect_failed(&mut self, handle: ReadyHandle, origin: Origin) {
+    /// The first in line bears it; after too many in a row all do.
+    pub(super) fn connect_failed(&mut self, handle: ReadyHandle, origin: Origin, reason: Reason) {
         let ready = &mut self.ready[handle];
         ready.consecutive_failures += 1;
         let failures = ready.consecutive_failures;
@@ -447,7 +448,7 @@ impl Engine {
             .map_or(u64::MAX, |path| path.consecutive_connection_failures_before_delay);
         if let Some(message) = self.ready[handle].messages.front(&self.messages) {
             let because = InsertReason::LoggedTransientFailure;
-            self.fail_for_now(message, origin.clone(), Reason::SessionEnd, because);
+            self.fail_for_now(message, origin.clone(), reason, because);
         }
         if failures > limit {
             let text = String::from(

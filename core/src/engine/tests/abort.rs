@@ -88,21 +88,39 @@ fn a_message_whose_time_is_up_meanwhile_expires_when_its_session_is_aborted() {
     assert_eq!(kinds, [RecordKind::Delayed, RecordKind::Expiration]);
 }
 
+/// One connection at a time, and the first never gets anywhere.
+fn stands_still(failures_before_delay: u64, messages: usize) -> (Bench, Vec<SpoolId>) {
+    let mut outside = Outside::default();
+    outside.path.consecutive_connection_failures_before_delay = failures_before_delay;
+    outside.path.connection_limit = LimitSpec { limit: 1, force_local: false };
+    let mut bench = Bench::new(outside);
+    bench.silent_connections = true;
+    let ids = (0..messages).map(|_| bench.admit()).collect();
+    (bench, ids)
+}
+
 #[test]
-fn whoever_waits_for_a_stuck_connection_gets_another() {
-    let mut bench = Bench::new(Outside { connect: |_| None, ..Outside::default() });
-    bench.silent_connections = true;
-    let id = bench.admit();
-    assert_eq!(bench.engine.session_count(), 1);
+fn a_connection_that_is_stuck_while_it_opens_has_failed_and_who_else_waits_gets_another() {
+    let (mut bench, ids) = stands_still(100, 2);
     bench.silent_connections = false;
-    bench.silent_connections = true;
     bench.input(stuck(1));
-    let why = bench.engine.explain_message(id).unwrap().why;
-    assert!(why.contains(&"the last connection failed".to_string()), "{why:?}");
-    bench.silent_connections = false;
-    bench.input(stuck(2));
-    assert_eq!(bench.removed, [id]);
-    assert_eq!(bench.notes.len(), 1, "only its delivery's");
+    assert_eq!(bench.notes[0], (ids[0], RecordKind::TransientFailure, format!("451 {TEXT}")));
+    let (id, attempts, due, _) = &bench.updates[0];
+    assert_eq!((*id, *attempts), (ids[0], 1));
+    assert!(*due >= bench.now.wall + 10 * MINUTE, "as after any failed connection");
+    assert_eq!(bench.removed, [ids[1]]);
+}
+
+#[test]
+fn after_too_many_stuck_connections_all_mail_of_the_ready_queue_waits() {
+    let (mut bench, ids) = stands_still(2, 6);
+    (1..=2).for_each(|session| bench.input(stuck(session)));
+    let why = bench.engine.explain_message(ids[5]).unwrap().why;
+    assert!(why.contains(&"the last 2 connections failed".to_string()), "{why:?}");
+    assert_eq!(bench.updates.len(), 2);
+    bench.input(stuck(3));
+    assert_eq!(bench.updates.len(), 6);
+    assert!(bench.updates.iter().all(|update| update.1 == 1));
 }
 
 #[test]
