@@ -41,6 +41,7 @@ mod message;
 mod meta;
 mod module;
 mod nearest;
+mod places;
 mod pool;
 mod program;
 mod proxy;

@@ -1,11 +1,12 @@
 //! Senders that policy makes for a queue's `custom_lua`: the object that a constructor returns, and its `send` or `send_batch`.
 //! Invariant: a sender has a Lua state and a thread of its own from its constructor to its `close`; it is called by nobody else, and is
-//! dropped once nobody waits for it, whatever it was doing. What can't be dropped, a thread that blocks, keeps its permit until it ends.
+//! dropped once nobody waits for it, whatever it was doing. What can't be dropped, a thread that blocks, keeps its place until it ends.
 use super::engine::changed;
 use super::error::{OWN_CODE, PolicyError};
 use super::events::call;
 use super::loan::Loan;
 use super::message::{Draft, Recipients};
+use super::places::{Claim, Place, Places};
 use super::program::Program;
 use super::reject::{Raised, clean};
 use super::session::message_object;
@@ -19,7 +20,7 @@ use mlua::{Function, IntoLuaMulti, MultiValue, Table, Value as Lv};
 use std::sync::Arc;
 use std::thread;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 /// Looked up by Lua, within the budget: the object may have a metatable.
 const METHODS: &str = "local object = ... return object.send, object.send_batch, object.close";
@@ -28,6 +29,7 @@ const METHODS: &str = "local object = ... return object.send, object.send_batch,
 pub struct LuaSender {
     constructor: Box<str>,
     calls: mpsc::Sender<Call>,
+    claim: Claim,
 }
 
 enum Call {
@@ -48,14 +50,14 @@ pub fn no_handler(constructor: &str) -> PolicyError {
 /// Waits until there may be another; whoever asks has the deadline.
 pub async fn open(
     program: &Arc<Program>,
-    senders: &Arc<Semaphore>,
+    places: &Arc<Places>,
     opening: Opening,
 ) -> Result<LuaSender, String> {
-    let permit = senders.clone().acquire_owned().await.expect("nobody closes this semaphore");
+    let (claim, place) = places.take(&opening).await?;
     let constructor = opening.constructor.clone();
     let (calls, inbox) = mpsc::channel(1);
     let (made, answer) = oneshot::channel();
-    let task = Task { program: program.clone(), opening, calls: inbox, _permit: permit };
+    let task = Task { program: program.clone(), opening, calls: inbox, _place: place };
     let runtime = Handle::current();
     thread::Builder::new()
         .name("sender".into())
@@ -65,7 +67,7 @@ pub async fn open(
         })
         .map_err(|error| format!("event {constructor}: it can't have a thread: {error}"))?;
     match answer.await {
-        Ok(made) => made.map(|()| LuaSender { constructor, calls }),
+        Ok(made) => made.map(|()| LuaSender { constructor, calls, claim }),
         Err(_) => Err(gone(&constructor)),
     }
 }
@@ -91,6 +93,7 @@ impl Sender for LuaSender {
             // Gone is closed, too.
             let _ = closed.await;
         }
+        self.claim.has_ended();
     }
 }
 
@@ -99,7 +102,7 @@ struct Task {
     program: Arc<Program>,
     opening: Opening,
     calls: mpsc::Receiver<Call>,
-    _permit: OwnedSemaphorePermit,
+    _place: Arc<Place>,
 }
 
 impl Task {

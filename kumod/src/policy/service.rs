@@ -3,6 +3,7 @@
 use super::PolicyOptions;
 use super::error::PolicyError;
 use super::events;
+use super::places::Places;
 use super::pool::Pool;
 use super::program::Program;
 use super::sender::{self, LuaSender};
@@ -19,12 +20,11 @@ use mlua::MultiValue;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 
 /// An operator's policy, ready to be asked.
 pub struct LuaPolicy {
     pool: Pool,
-    senders: Arc<Semaphore>,
+    places: Arc<Places>,
     events: BTreeSet<String>,
 }
 
@@ -44,8 +44,8 @@ impl LuaPolicy {
         let setup = initialise(&mut state).await?;
         let events = state.events().into_iter().collect();
         let warnings = program.warnings();
-        let senders = Arc::new(Semaphore::new(program.options.senders));
-        let policy = LuaPolicy { pool: Pool::new(program), senders, events };
+        let places = Places::new(program.options.senders);
+        let policy = LuaPolicy { pool: Pool::new(program), places, events };
         Ok(Loaded { policy, setup, warnings })
     }
 
@@ -56,8 +56,8 @@ impl LuaPolicy {
     ) -> Result<LuaPolicy, PolicyError> {
         let program = Program::read(path, options)?;
         let events = State::load(&program).await?.events().into_iter().collect();
-        let senders = Arc::new(Semaphore::new(program.options.senders));
-        Ok(LuaPolicy { pool: Pool::new(program), senders, events })
+        let places = Places::new(program.options.senders);
+        Ok(LuaPolicy { pool: Pool::new(program), places, events })
     }
 
     fn handles(&self, event: &str) -> bool {
@@ -152,7 +152,7 @@ impl Policy for LuaPolicy {
         if !self.handles(&opening.constructor) {
             return Err(sender::no_handler(&opening.constructor).to_string());
         }
-        sender::open(self.pool.program(), &self.senders, opening).await
+        sender::open(self.pool.program(), &self.places, opening).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! Senders for `custom_lua`: how they are made, what their answers mean, and how they end.
 use super::*;
+use crate::policy::places::GIVEN_UP;
 use kumo_core::smtp::reply::Reply;
 use kumo_driver::policy::{Held, Hold, Opening, SendAnswer, Sender, Sent};
 use std::ffi::CString;
@@ -231,4 +232,33 @@ async fn a_sender_that_blocks_its_thread_keeps_its_place_and_is_not_heard_when_i
     timeout(LONG, woken).await.expect("it says something in the end");
     assert!(timeout(LONG, open(&policy, false)).await.is_ok(), "its place is free");
     assert_eq!(Arc::strong_count(&lates), 1, "nothing of it is left");
+}
+
+#[tokio::test]
+async fn a_destination_that_wedges_its_senders_leaves_places_for_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    make_pipe(&pipe);
+    let body = with_send(&format!("io.open('{}'):read('a') return 'late'", pipe.display()));
+    let options = PolicyOptions { senders: GIVEN_UP + 1, ..OPTIONS };
+    let source = format!("kumo.on('make.x', function()\n{body}\nend)");
+    let policy = load_with(&source, options).await.unwrap().policy;
+    for _ in 0..GIVEN_UP {
+        let mut sender = open(&policy, false).await.unwrap();
+        assert!(timeout(SHORT, sender.send(vec![message("\r\n")])).await.is_err());
+    }
+    let refused = timeout(LONG, open(&policy, false)).await.expect("nobody waits for this");
+    let expected = "event make.x: 8 senders for d.test were given up and still run; there is another once one of them ends";
+    assert_eq!(refused.err().as_deref(), Some(expected));
+    let (elsewhere, _) = opening(false);
+    let elsewhere = Opening { domain: "other.test".into(), ..elsewhere };
+    let other = timeout(LONG, policy.open_sender(elsewhere)).await;
+    assert!(other.expect("a place is free").is_ok());
+    drop(std::fs::OpenOptions::new().write(true).open(&pipe).unwrap());
+    let again = async {
+        while open(&policy, false).await.is_err() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LONG, again).await.expect("once they have ended");
 }
