@@ -68,13 +68,12 @@ fn failure_of(outcomes: &Outcomes) -> Option<Failure> {
 
 /// How long to keep what wasn't tried from being tried again: what ended this session may end the next, but what waits for the spool's gate
 /// waits for that alone, of which the engine may not have heard yet.
-fn longest_wait(outcomes: &Outcomes) -> Duration {
+fn is_paused(outcomes: &Outcomes) -> bool {
     let is_paused = |outcome: &Outcome| *outcome == Outcome::Paused;
-    let paused = match outcomes {
+    match outcomes {
         Outcomes::Uniform(outcome) => is_paused(outcome),
         Outcomes::Each(each) => each.iter().any(|(_, outcome)| is_paused(outcome)),
-    };
-    if paused { PAUSED } else { RETURNED }
+    }
 }
 
 /// An attempt that has been completed: the session's state while it lasted, and what was to be said if it was cut off.
@@ -176,8 +175,22 @@ impl Engine {
                 self.messages[handle].due = self.now.mono;
                 self.update(handle, origin, notes);
             }
-            (.., false) => self.return_untried(handle, longest_wait(outcomes)),
+            (.., false) => {
+                let longest = match is_paused(outcomes) {
+                    true => PAUSED,
+                    false if self.had_worked(&origin) => Duration::ZERO,
+                    false => RETURNED,
+                };
+                self.return_untried(handle, longest);
+            }
         }
+    }
+
+    /// The session is over, and had had mail before: it went while it was idle, just when it got some. Another takes that at once.
+    fn had_worked(&self, origin: &Origin) -> bool {
+        let session = origin.session.and_then(|id| self.sessions.get(&id));
+        session
+            .is_some_and(|one| one.state == SessionState::Ending && one.tally != Tally::default())
     }
 
     /// The attempt didn't take place.

@@ -337,3 +337,16 @@ fn a_second_completion_is_a_bug() {
         Input::Attempted { op, outcomes: Outcomes::Uniform(OK), reusable: true },
     );
 }
+
+#[test]
+fn what_a_kept_connection_gets_just_when_it_goes_is_sent_over_another_at_once() {
+    let mut bench = Bench::new(Outside::default());
+    let first = bench.admit();
+    bench.hold_deliveries = true;
+    let second = bench.admit();
+    bench.hold_deliveries = false;
+    let began = bench.now.mono;
+    bench.complete(Outcomes::Uniform(Outcome::Returned), false);
+    assert_eq!((bench.removed.as_slice(), bench.now.mono), (&[first, second][..], began));
+    assert_eq!(bench.delivered_at.len(), 3);
+}
