@@ -230,6 +230,8 @@ pub(crate) struct Part {
 /// A message that was sent, with the replies for its recipients.
 pub(crate) struct Answered {
     pub message: Arc<Message>,
+    /// By whom it was sent with; the update that follows writes it down.
+    pub is_changed: bool,
     pub replies: Vec<(u32, Reply)>,
 }
 
@@ -328,7 +330,10 @@ impl<W: World> Link<W> {
         let mut outcomes = Vec::with_capacity(parts.len());
         for Part { outcome, tried } in parts {
             outcomes.push(Outcomes::Uniform(outcome));
-            if let Some(Answered { message, replies }) = tried {
+            if let Some(Answered { message, is_changed, replies }) = tried {
+                if is_changed {
+                    self.shared.messages.insert(message.clone(), &self.shared.counters);
+                }
                 let connection = connection.clone();
                 self.shared.keep_attempt(op, Attempt { message, replies, connection });
             }

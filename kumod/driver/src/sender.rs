@@ -169,7 +169,7 @@ impl<W: World> Session<'_, W> {
         if next == Next::Drop {
             self.link.outlived();
         }
-        let parts = self.parts(items, heard);
+        let parts = parts(items, heard);
         self.tell(op, parts, next).await
     }
 
@@ -242,36 +242,29 @@ impl<W: World> Session<'_, W> {
             "{constructor}: its sender was given up before it said what became of its messages"
         );
     }
+}
 
-    fn parts(&self, items: Vec<Item>, heard: Heard) -> Vec<Part> {
-        let (fate, changed) = match heard {
-            Heard::Nothing => (Fate::Unknown, Vec::new()),
-            Heard::Answer(SendAnswer { sent, changed }) => (fate_of(sent), changed),
-        };
-        for message in changed {
-            self.keep_change(message, &items);
+fn parts(items: Vec<Item>, heard: Heard) -> Vec<Part> {
+    let (fate, mut changed) = match heard {
+        Heard::Nothing => (Fate::Unknown, Vec::new()),
+        Heard::Answer(SendAnswer { sent, changed }) => (fate_of(sent), changed),
+    };
+    let part = |item| match item {
+        Item::Loaded(message, recipients) => {
+            let change = changed.iter().position(|one| one.id == message.id);
+            let is_changed = change.is_some();
+            let replies = replies(&fate, &recipients);
+            let message = change.map_or(message.clone(), |at| {
+                // As the sender left it, but for whom it is still to be delivered to.
+                let remaining = message.remaining.clone();
+                Arc::new(Message { remaining, ..changed.swap_remove(at) })
+            });
+            let tried = Some(Answered { message, is_changed, replies });
+            Part { outcome: outcome_of(&fate), tried }
         }
-        let part = |item| match item {
-            Item::Loaded(message, recipients) => Part {
-                outcome: outcome_of(&fate),
-                tried: Some(Answered { replies: replies(&fate, &recipients), message }),
-            },
-            untried => untried.untried(),
-        };
-        items.into_iter().map(part).collect()
-    }
-
-    /// As the sender left it, but for whom it is still to be delivered to; the update that follows writes it down.
-    fn keep_change(&self, mut changed: Message, items: &[Item]) {
-        let given = items.iter().find_map(|item| match item {
-            Item::Loaded(message, _) if message.id == changed.id => Some(message),
-            _ => None,
-        });
-        let Some(given) = given else { return };
-        changed.remaining = given.remaining.clone();
-        let shared = &self.link.shared;
-        shared.messages.insert(Arc::new(changed), &shared.counters);
-    }
+        untried => untried.untried(),
+    };
+    items.into_iter().map(part).collect()
 }
 
 type SenderOf<W> = <<W as World>::Policy as Policy>::Sender;
