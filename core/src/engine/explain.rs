@@ -56,7 +56,7 @@ impl Engine {
         match message.place {
             Place::Scheduled => {
                 let due = self.when(message.due);
-                why.push(format!("attempt {} is due at {due}", message.attempts + 1));
+                why.push(format!("attempt {} is due at {due}", u32::from(message.attempts) + 1));
                 let failure = message.last;
                 why.extend(failure.map(|failure| describe_failure(message.attempts, failure)));
                 why.extend(self.explain_bounce(message.queue));
@@ -116,8 +116,8 @@ impl Engine {
                 _ => {}
             }
         }
-        let nexts = later.iter().map(|message| (message, self.next_of(message)));
-        let first = nexts.min_by_key(|(_, next)| next.earliest);
+        let first = later.iter().min_by_key(|message| message.due.min(self.expiry(message)));
+        let first = first.map(|message| (message, self.next_of(message)));
         let mut why = Vec::new();
         why.extend(self.explain_line(queue));
         why.extend(self.explain_bounce(handle));
@@ -129,7 +129,7 @@ impl Engine {
             why.push(format!(
                 "for a later attempt: {}, the first for attempt {} at {}",
                 counted(later.len() as u64, "message"),
-                first.attempts + 1,
+                u32::from(first.attempts) + 1,
                 self.when(first.due)
             ));
             why.extend(first.last.map(|failure| describe_failure(first.attempts, failure)));
@@ -277,7 +277,13 @@ impl Engine {
             }
         };
         let mut why: Vec<String> = self.describe_suspension(source).into_iter().collect();
-        why.extend(of_source.iter().flat_map(|ready| self.explain_ready_alone(*ready)));
+        let named = with_mail.iter().take(NAMED);
+        why.extend(named.map(|ready| self.explain_ready_alone(**ready).join("; ")));
+        let rest = |count: usize| counted(count as u64, "more ready queue");
+        let more = with_mail.len().saturating_sub(NAMED);
+        why.extend((more > 0).then(|| format!("{} with mail", rest(more))));
+        let empty = of_source.len() - with_mail.len();
+        why.extend((empty > 0).then(|| format!("{} without mail", rest(empty))));
         Some(Explanation {
             subject: format!("egress source {name}"),
             next_action,

@@ -128,3 +128,14 @@ fn a_ready_queue_without_a_line_says_what_it_has_in_hand_or_why_it_rests() {
     assert_eq!(explained.earliest, Some(bench_at_rest.now.wall + 5 * MINUTE));
     assert_eq!(bench.engine.explain_queue(READY).unwrap().waits_for, Some("peer"));
 }
+
+#[test]
+fn what_is_said_of_a_source_names_few_of_its_ready_queues_and_counts_the_rest() {
+    let mut bench = Bench::new(Outside::default());
+    bench.silent_connections = true;
+    (0..20).for_each(|n| _ = bench.admit_to(&format!("d{n}.example"), 1));
+    let why = bench.engine.explain_source("unspecified").unwrap().why;
+    assert_eq!(why.len(), 9, "{why:#?}");
+    assert!(why[0].starts_with("ready queue unspecified->mx.d"), "{why:#?}");
+    assert_eq!(why[8], "12 more ready queues with mail");
+}
