@@ -187,12 +187,8 @@ fn bounded(mut samples: Vec<Sample>) -> Vec<Sample> {
     samples
 }
 
+/// `smtp_client:source->site@smtp_client`, `lua:source->domain@lua:make.x`.
 fn ready_queue(name: &str) -> String {
-    format!("smtp_client:{name}")
-}
-
-/// As [`ready_queue`], but by the queue's own protocol.
-fn dispatcher(name: &str) -> String {
     let protocol = name.rsplit_once('@').map_or(name, |(_, protocol)| protocol);
     let short = protocol.split(':').next().unwrap_or(protocol);
     format!("{short}:{name}")
@@ -250,7 +246,7 @@ fn queues(list: &mut List<'_>, snapshot: &Snapshot<'_>) {
     let help = "Connections that the watchdog cut off; a queue that was idle for long begins anew";
     list.counter("dispatcher_watchdog_aborted_total", help, || {
         let stuck = ready.iter().filter(|q| q.stuck > 0);
-        bounded(stuck.map(|q| sample("service", dispatcher(&q.name), q.stuck)).collect())
+        bounded(stuck.map(|q| sample("service", ready_queue(&q.name), q.stuck)).collect())
     });
     list.gauge("scheduled_count", "Messages in a scheduled queue", || {
         bounded(scheduled.iter().map(|q| sample("queue", &q.name, q.messages)).collect())
@@ -706,16 +702,19 @@ mod tests {
     #[test]
     fn the_names_and_labels_of_dashboards_are_there() {
         let queues = [scheduled("spring:acme@one.test", 3), scheduled("acme@one.test!two.test", 4)];
-        let text = with_snapshot(&queues, &[ready("source->mx.test", 2)], |snapshot| {
-            render(snapshot, None)
-        });
+        let text = with_snapshot(
+            &queues,
+            &[ready("source->mx.test@smtp_client", 2), ready("source->d.test@lua:make.x", 1)],
+            |snapshot| render(snapshot, None),
+        );
         check(&text).unwrap();
         for line in [
             r#"total_messages_received{service="esmtp_listener"} 5"#,
             r#"total_messages_delivered{service="smtp_client"} 4"#,
             r#"connection_count{service="http_listener"} 0"#,
-            r#"connection_count{service="smtp_client:source->mx.test"} 2"#,
-            r#"ready_count{service="smtp_client:source->mx.test"} 2"#,
+            r#"connection_count{service="smtp_client:source->mx.test@smtp_client"} 2"#,
+            r#"ready_count{service="smtp_client:source->mx.test@smtp_client"} 2"#,
+            r#"ready_count{service="lua:source->d.test@lua:make.x"} 1"#,
             r#"scheduled_count{queue="acme@one.test!two.test"} 4"#,
             r#"scheduled_by_domain{domain="one.test"} 7"#,
             r#"scheduled_by_tenant{tenant="acme"} 7"#,
