@@ -127,8 +127,8 @@ end
 local function validate(files, load_options)
   local data = kumo.shaping.load(files, strict(load_options))
   print_all('note', data:get_notes())
-  local failed = print_all('error', data:get_errors()) + print_all('warning', data:get_warnings())
-  if failed + check_sources(data) > 0 then
+  print_all('warning', data:get_warnings())
+  if print_all('error', data:get_errors()) + check_sources(data) > 0 then
     kumo.validation_failed()
   end
 end
