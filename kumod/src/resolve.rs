@@ -34,13 +34,27 @@ pub struct Resolved {
     pub constraints: EffectiveConstraints,
 }
 
-/// `domain` may be a scheduled queue's whole name. The error says what policy failed at.
+/// Whether there is anything to resolve.
+pub fn check(domain: &str, source: &str) -> Result<(), String> {
+    if QueueName::parse(domain).destination().is_empty() {
+        return Err(format!(
+            "'{domain}' names no domain; give one such as example.com, or a queue such as tenant@example.com"
+        ));
+    }
+    if source.is_empty() {
+        return Err("an egress source has a name; leave it out for 'unspecified'".into());
+    }
+    Ok(())
+}
+
+/// `domain` may be a scheduled queue's whole name. The error says what is missing, or what policy failed at.
 pub async fn resolve<P: Policy, R: Resolver>(
     policy: &P,
     resolver: &R,
     domain: &str,
     source: &str,
 ) -> Result<Resolved, String> {
+    check(domain, source)?;
     let queue = queue_config(policy, domain).await?;
     let (found, mx_failure) = match site(resolver, domain, &queue.protocol).await {
         Ok(found) => (Some(found), None),

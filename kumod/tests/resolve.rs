@@ -72,6 +72,10 @@ fn a_running_kumod_says_what_a_domain_s_mail_comes_to() {
     assert_eq!(json["queue_config"]["protocol"]["maildir_path"], "/mail");
     let both = kcli(&kumod, &["resolve-egress-path", "--json", "--config", "b.example"]);
     assert_eq!(both.code, Some(2), "{both:?}");
+    for (domain, source) in [("", "ip-1"), ("tenant@", "ip-1"), ("b.example", "")] {
+        let refused = kcli(&kumod, &["resolve-egress-path", domain, source]);
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+    }
     kumod.stop();
 }
 

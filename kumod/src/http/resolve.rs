@@ -28,6 +28,7 @@ pub async fn egress_path(
 ) -> Result<Json<ResolvedEgressPath>, ApiError> {
     let world = operations.handle.world();
     let ResolveQuery { domain, source } = query;
+    resolve::check(&domain, &source).map_err(ApiError::unprocessable)?;
     let resolved = resolve::resolve(world.policy(), world.resolver(), &domain, &source).await;
     match resolved {
         Ok(resolved) => Ok(Json(document(resolved))),
