@@ -290,9 +290,22 @@ impl EgressPath {
         const KEY: &str = "dispatcher_progress_watchdog_timeout";
         let Some(patience) = self.dispatcher_progress_watchdog_timeout else { return };
         table.check(KEY, patience >= Duration::from_secs(1), "it must be at least 1s");
-        if patience <= self.data_dot_timeout {
-            let why = "it isn't above data_dot_timeout: a server that takes so long over a message gets it again and again";
-            table.warn(KEY, format_args!("{why}"));
+        let waits = [
+            (
+                "data_dot_timeout",
+                self.data_dot_timeout,
+                "a server that takes so long over a message gets it again and again",
+            ),
+            (
+                "idle_timeout",
+                self.idle_timeout,
+                "connections that merely wait for mail are cut off and counted as stuck",
+            ),
+        ];
+        for (wait, longest, then) in waits {
+            if patience <= longest {
+                table.warn(KEY, format_args!("it isn't above {wait}: {then}"));
+            }
         }
     }
 }

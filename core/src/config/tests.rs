@@ -400,6 +400,24 @@ fn what_can_never_apply_is_warned_about() {
 }
 
 #[test]
+fn a_watchdog_that_comes_before_other_limits_is_warned_about() {
+    let warnings = |keys: Value| EgressPath::parse(map(keys)).unwrap().warnings;
+    const KEY: &str = "dispatcher_progress_watchdog_timeout";
+    let body = format!(
+        "{KEY}: it isn't above data_dot_timeout: a server that takes so long over a message gets it again and again"
+    );
+    let idle = format!(
+        "{KEY}: it isn't above idle_timeout: connections that merely wait for mail are cut off and counted as stuck"
+    );
+    for (patience, expected) in
+        [("601s", vec![]), ("600s", vec![&body]), ("5s", vec![&body, &idle])]
+    {
+        let found = warnings(json!({ KEY: patience, "idle_timeout": "5s" }));
+        assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{patience}");
+    }
+}
+
+#[test]
 fn log_folders_are_each_named_once() {
     let to = |folder: &str| json!({"log_dir": folder});
     let per_record = json!({"Delivery": to("/b"), "OOB": to("/a"), "Bounce": to("/b"), "Any": {}});
