@@ -323,7 +323,7 @@ impl SimPolicy {
                 let mut config = table.queue_config(QueueName::parse(&queue).domain).clone();
                 if let DeliveryProtocol::CustomLua(lua) = &mut config.protocol
                     && table.edits_batch_size
-                    && self.draw() % 2 == 0
+                    && self.draw().is_multiple_of(2)
                 {
                     (lua.batch_size, lua.min_batch_size) = (1, 1);
                 }
