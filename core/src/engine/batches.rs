@@ -9,7 +9,7 @@ use super::{Engine, Outcomes, Output};
 use crate::config::EgressPath;
 use crate::config::queue::{CustomLua, DeliveryProtocol};
 use crate::id::{OpId, SessionId};
-use crate::time::Mono;
+use crate::time::{Duration, Mono};
 use alloc::vec::Vec;
 
 impl ReadyQueue {
@@ -85,17 +85,20 @@ impl Engine {
         entry.deliveries += count;
         let ready = &mut self.ready[handle];
         ready.in_flight += count;
-        ready.gathering_since = None;
+        // After a full one the rest gathers anew; what a smaller one left behind has waited.
+        if count == ready.batch_size() {
+            ready.gathering_since = None;
+        }
         let deadline = self.now.mono + longest_attempt(path);
         self.outputs.push_back(Output::DeliverBatch { op, session, messages, deadline });
     }
 
     pub(super) fn batch_attempted(&mut self, op: OpId, outcomes: Vec<Outcomes>, reusable: bool) {
-        let Ended { was, origin, .. } = self.attempt_ended(op, reusable);
+        let Ended { was, origin, untried_wait, .. } = self.attempt_ended(op, reusable);
         if let SessionState::BusyWithBatch { batch, .. } = &was {
             assert_eq!(batch.len(), outcomes.len(), "each message of a batch has its outcome");
         }
-        self.judge_batch(was, &origin, outcomes.into_iter());
+        self.judge_batch(was, &origin, outcomes.into_iter(), untried_wait);
     }
 
     pub(super) fn judge_batch(
@@ -103,6 +106,7 @@ impl Engine {
         was: SessionState,
         origin: &Origin,
         outcomes: impl Iterator<Item = Outcomes>,
+        untried_wait: Duration,
     ) {
         let SessionState::BusyWithBatch { batch, .. } = was else {
             panic!("a session that was {was:?} had no batch")
@@ -110,7 +114,7 @@ impl Engine {
         let ready = origin.ready.expect("an attempt has a session");
         self.ready[ready].in_flight -= batch.len() as u64;
         for ((message, recipients), outcomes) in batch.into_iter().zip(outcomes) {
-            self.judge(message, origin.clone(), &recipients, &outcomes);
+            self.judge(message, origin.clone(), &recipients, &outcomes, untried_wait);
         }
     }
 

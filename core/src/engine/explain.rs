@@ -266,6 +266,11 @@ impl Engine {
         let suspended = self.sources[source].suspension();
         let has_mail = |ready: &&ReadyHandle| self.ready[**ready].messages.len() > 0;
         let with_mail: Vec<&ReadyHandle> = of_source.iter().filter(has_mail).collect();
+        let tells = |ready: &&ReadyHandle| {
+            let one = &self.ready[**ready];
+            has_mail(ready) || one.in_flight > 0 || one.suspension.is_some()
+        };
+        let telling: Vec<&ReadyHandle> = of_source.iter().filter(tells).collect();
         let (next_action, first) = match (suspended, with_mail.len()) {
             (Some(suspension), _) => ("be used again".to_string(), Some(suspension.ends)),
             (None, 0) => ("send what comes next".into(), None),
@@ -277,13 +282,12 @@ impl Engine {
             }
         };
         let mut why: Vec<String> = self.describe_suspension(source).into_iter().collect();
-        let named = with_mail.iter().take(NAMED);
+        let named = telling.iter().take(NAMED);
         why.extend(named.map(|ready| self.explain_ready_alone(**ready).join("; ")));
-        let rest = |count: usize| counted(count as u64, "more ready queue");
-        let more = with_mail.len().saturating_sub(NAMED);
-        why.extend((more > 0).then(|| format!("{} with mail", rest(more))));
-        let empty = of_source.len() - with_mail.len();
-        why.extend((empty > 0).then(|| format!("{} without mail", rest(empty))));
+        let more = telling.len().saturating_sub(NAMED) as u64;
+        why.extend((more > 0).then(|| counted(more, "more ready queue")));
+        let empty = (of_source.len() - telling.len()) as u64;
+        why.extend((empty > 0).then(|| format!("{} without mail", counted(empty, "ready queue"))));
         Some(Explanation {
             subject: format!("egress source {name}"),
             next_action,

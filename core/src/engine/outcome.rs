@@ -17,7 +17,8 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// At most so long waits what a session gave back untried, or the spool's gate.
+/// At most so long waits what a session gave back untried: what ended this session may end the next. But what waits for the spool's gate waits
+/// for that alone, of which the engine may not have heard yet.
 const RETURNED: Duration = Duration::from_secs(60);
 const PAUSED: Duration = Duration::from_secs(1);
 
@@ -66,8 +67,6 @@ fn failure_of(outcomes: &Outcomes) -> Option<Failure> {
     }
 }
 
-/// How long to keep what wasn't tried from being tried again: what ended this session may end the next, but what waits for the spool's gate
-/// waits for that alone, of which the engine may not have heard yet.
 fn is_paused(outcomes: &Outcomes) -> bool {
     let is_paused = |outcome: &Outcome| *outcome == Outcome::Paused;
     match outcomes {
@@ -81,24 +80,29 @@ pub(super) struct Ended {
     pub was: SessionState,
     pub origin: Origin,
     pub abort: Option<Reason>,
+    /// How long at most what wasn't tried is kept from being tried again.
+    pub untried_wait: Duration,
 }
 
 impl Engine {
     pub(super) fn attempted(&mut self, op: OpId, outcomes: Outcomes, reusable: bool) {
-        let Ended { was, origin, abort } = self.attempt_ended(op, reusable);
+        let Ended { was, origin, abort, untried_wait } = self.attempt_ended(op, reusable);
         if let Outcomes::Uniform(Outcome::Aborted { began }) = outcomes {
             let reason = abort.expect("nothing is aborted unless it was ordered");
             return self.aborted(was, &origin, &reason, began);
         }
         let (message, recipients) = match was {
             SessionState::Busy { message, recipients, .. } => (message, recipients),
-            was => return self.judge_batch(was, &origin, core::iter::repeat(outcomes)),
+            was => {
+                let outcomes = core::iter::repeat(outcomes);
+                return self.judge_batch(was, &origin, outcomes, untried_wait);
+            }
         };
         self.ready[origin.ready.expect("it has a session")].in_flight -= 1;
         if canary::planted(Canary::SecondCompletion) {
-            self.judge(message, origin.clone(), &recipients, &outcomes);
+            self.judge(message, origin.clone(), &recipients, &outcomes, untried_wait);
         }
-        self.judge(message, origin, &recipients, &outcomes);
+        self.judge(message, origin, &recipients, &outcomes, untried_wait);
     }
 
     /// From here on the session isn't busy.
@@ -119,10 +123,13 @@ impl Engine {
             panic!("{op:?} was attempted on a session that is {was:?}")
         };
         assert_eq!(op, busy, "the attempt completed is the one outstanding");
+        // One that has had mail, and is over, went while it was idle, just when it got some more: another takes that at once.
+        let was_kept = !goes_on && session.tally != Tally::default();
+        let untried_wait = if was_kept { Duration::ZERO } else { RETURNED };
         let ready = session.ready;
         self.list_ready(ready);
         let origin = Origin { attempt: Some(op), session: Some(id), ready: Some(ready) };
-        Ended { was, origin, abort }
+        Ended { was, origin, abort, untried_wait }
     }
 
     fn count(&mut self, origin: &Origin, tally: Tally) {
@@ -137,6 +144,7 @@ impl Engine {
         origin: Origin,
         tried: &RecipientSet,
         outcomes: &Outcomes,
+        untried_wait: Duration,
     ) {
         if *outcomes == Outcomes::Uniform(Outcome::Gone) {
             return self.forget(handle);
@@ -176,21 +184,10 @@ impl Engine {
                 self.update(handle, origin, notes);
             }
             (.., false) => {
-                let longest = match is_paused(outcomes) {
-                    true => PAUSED,
-                    false if self.had_worked(&origin) => Duration::ZERO,
-                    false => RETURNED,
-                };
+                let longest = if is_paused(outcomes) { PAUSED } else { untried_wait };
                 self.return_untried(handle, longest);
             }
         }
-    }
-
-    /// The session is over, and had had mail before: it went while it was idle, just when it got some. Another takes that at once.
-    fn had_worked(&self, origin: &Origin) -> bool {
-        let session = origin.session.and_then(|id| self.sessions.get(&id));
-        session
-            .is_some_and(|one| one.state == SessionState::Ending && one.tally != Tally::default())
     }
 
     /// The attempt didn't take place.

@@ -185,7 +185,15 @@ fn a_sender_made_for_one_message_is_given_one_though_another_queue_asks_for_batc
     bench.input(Input::SessionReady { session });
     let sizes: Vec<usize> = bench.batches.iter().map(|(_, ids)| ids.len()).collect();
     assert_eq!(sizes, [1; 4]);
-    bench.pass(MINUTE);
-    (0..3).for_each(|_| _ = bench.admit_to("b@example.com", 1));
-    assert_eq!(bench.removed.len(), 7);
+}
+
+#[test]
+fn what_a_sender_leaves_of_a_batch_that_is_too_large_for_it_does_not_gather_anew() {
+    let mut bench = Bench::new(outside(sender(1, 1, 0)));
+    bench.admit_to("a@example.com", 1);
+    bench.outside.queue.protocol = sender(4, 4, 3);
+    let start = bench.now.mono;
+    (0..4).for_each(|_| _ = bench.admit_to("b@example.com", 1));
+    bench.wake_until(start + 3 * SECOND);
+    assert_eq!(sizes(&bench, start), [(0, 1), (0, 1), (3, 1), (3, 1), (3, 1)]);
 }

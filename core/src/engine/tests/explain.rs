@@ -137,5 +137,12 @@ fn what_is_said_of_a_source_names_few_of_its_ready_queues_and_counts_the_rest() 
     let why = bench.engine.explain_source("unspecified").unwrap().why;
     assert_eq!(why.len(), 9, "{why:#?}");
     assert!(why[0].starts_with("ready queue unspecified->mx.d"), "{why:#?}");
-    assert_eq!(why[8], "12 more ready queues with mail");
+    assert_eq!(why[8], "12 more ready queues");
+    let mut bench = Bench::new(Outside::default());
+    bench.admit_to("idle.example", 1);
+    bench.hold_deliveries = true;
+    bench.admit_to("busy.example", 1);
+    let why = bench.engine.explain_source("unspecified").unwrap().why;
+    assert!(why[0].contains("busy.example@smtp_client has 0 messages, 1 connection"), "{why:#?}");
+    assert_eq!(why[1..], ["1 ready queue without mail"]);
 }
