@@ -1,5 +1,5 @@
-//! Places for senders. Invariant: so many stand at a time and no more, whatever became of those who used them; and few of those that were given up
-//! are for one destination, so that one that wedges its senders doesn't take everybody's places.
+//! Places for senders. Invariant: so many stand at a time and no more, whatever became of those who used them; and a destination some of whose
+//! senders were given up and still run gets no others, so that one that wedges them takes no more of everybody's places than its connections.
 use kumo_driver::policy::Opening;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -43,22 +43,26 @@ impl Places {
     ) -> Result<(Claim, Arc<Place>), String> {
         let constructor = opening.constructor.clone();
         let purpose = Purpose { constructor, domain: opening.domain.as_str().into() };
-        let stuck = self.given_up_for(&purpose);
-        if stuck >= GIVEN_UP {
-            let Purpose { constructor, domain } = purpose;
-            return Err(format!(
-                "event {constructor}: {stuck} senders for {domain} were given up and still run; there is another once one of them ends"
-            ));
-        }
+        self.refuse_if_wedged(&purpose)?;
         let permit = self.free.clone().acquire_owned().await.expect("nobody closes this semaphore");
+        // It may have become so meanwhile.
+        self.refuse_if_wedged(&purpose)?;
         let place = Arc::new(Place { _permit: permit });
         let claim = Claim { places: self.clone(), purpose, place: Arc::downgrade(&place) };
         Ok((claim, place))
     }
 
-    fn given_up_for(&self, purpose: &Purpose) -> usize {
+    fn refuse_if_wedged(&self, purpose: &Purpose) -> Result<(), String> {
         let given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
-        given_up.get(purpose).map_or(0, |places| places.iter().filter(still_runs).count())
+        let stuck =
+            given_up.get(purpose).map_or(0, |places| places.iter().filter(still_runs).count());
+        if stuck < GIVEN_UP {
+            return Ok(());
+        }
+        let Purpose { constructor, domain } = purpose;
+        Err(format!(
+            "event {constructor}: {stuck} senders for {domain} were given up and still run; there is another once one of them ends"
+        ))
     }
 
     fn give_up(&self, purpose: &Purpose, place: &Weak<Place>) {
