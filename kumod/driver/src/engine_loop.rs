@@ -232,10 +232,9 @@ impl<W: World> EngineLoop<W> {
         let Some(Fenced { body_began: began }) = task.abort() else { return };
         let (given, activity) = (task.given, task.activity.clone());
         tracing::debug!(session = activity.session, why, "outgoing session aborted");
+        let connection = activity.connection().unwrap_or_default();
+        self.shared.keep_ending(session, Ending { reply: Reply::new(451, why), connection });
         if let Some(op) = given {
-            let connection = activity.connection().unwrap_or_default();
-            let ending = Ending { reply: Reply::new(451, why), connection };
-            self.shared.keep_ending(session, ending);
             let outcomes = Outcomes::Uniform(Outcome::Aborted { began });
             self.own.push_back(Input::Attempted { op, outcomes, reusable: false });
         }
