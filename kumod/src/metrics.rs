@@ -189,7 +189,8 @@ fn bounded(mut samples: Vec<Sample>) -> Vec<Sample> {
 
 /// `smtp_client:source->site@smtp_client`, `lua:source->domain@lua:make.x`.
 fn ready_queue(name: &str) -> String {
-    let protocol = name.rsplit_once('@').map_or(name, |(_, protocol)| protocol);
+    let way = name.split_once("->").map_or(name, |(_, way)| way);
+    let protocol = way.split_once('@').map_or(way, |(_, protocol)| protocol);
     let short = protocol.split(':').next().unwrap_or(protocol);
     format!("{short}:{name}")
 }
@@ -704,7 +705,11 @@ mod tests {
         let queues = [scheduled("spring:acme@one.test", 3), scheduled("acme@one.test!two.test", 4)];
         let text = with_snapshot(
             &queues,
-            &[ready("source->mx.test@smtp_client", 2), ready("source->d.test@lua:make.x", 1)],
+            &[
+                ready("source->mx.test@smtp_client", 2),
+                ready("source->d.test@lua:make.x", 1),
+                ready("s@t->m.test@maildir:/a@b", 1),
+            ],
             |snapshot| render(snapshot, None),
         );
         check(&text).unwrap();
@@ -715,6 +720,7 @@ mod tests {
             r#"connection_count{service="smtp_client:source->mx.test@smtp_client"} 2"#,
             r#"ready_count{service="smtp_client:source->mx.test@smtp_client"} 2"#,
             r#"ready_count{service="lua:source->d.test@lua:make.x"} 1"#,
+            r#"ready_count{service="maildir:s@t->m.test@maildir:/a@b"} 1"#,
             r#"scheduled_count{queue="acme@one.test!two.test"} 4"#,
             r#"scheduled_by_domain{domain="one.test"} 7"#,
             r#"scheduled_by_tenant{tenant="acme"} 7"#,
