@@ -193,6 +193,7 @@ fn stable(value: Value) -> Value {
 
 pub async fn shaping_domain(wanted: ShapingDomain) -> Result<String, String> {
     let (policy, resolver) = (policy().await?, resolver()?);
+    resolve::check(&wanted.domain, &wanted.source)?;
     let resolved = resolve::resolve(&policy, &resolver, &wanted.domain, &wanted.source).await?;
     if let Some(why) = &resolved.mx_failure {
         eprintln!("resolve-shaping-domain: {why}; its site is taken to be {}", resolved.site);

@@ -47,14 +47,13 @@ pub fn check(domain: &str, source: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// `domain` may be a scheduled queue's whole name. The error says what is missing, or what policy failed at.
+/// `domain` may be a scheduled queue's whole name. The error says what policy failed at.
 pub async fn resolve<P: Policy, R: Resolver>(
     policy: &P,
     resolver: &R,
     domain: &str,
     source: &str,
 ) -> Result<Resolved, String> {
-    check(domain, source)?;
     let queue = queue_config(policy, domain).await?;
     let (found, mx_failure) = match site(resolver, domain, &queue.protocol).await {
         Ok(found) => (Some(found), None),
