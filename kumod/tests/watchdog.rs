@@ -202,6 +202,8 @@ fn a_server_that_is_silent_after_starttls_is_given_up_and_its_lease_is_free() {
     let text = failed["response"]["content"].as_str().unwrap();
     assert!(text.starts_with("dispatcher watchdog aborted task; phase=Attempting"), "{failed}");
     assert_eq!(failed["num_attempts"], 1, "a connection that failed is an attempt");
+    assert!(text.contains(failed["session_id"].as_str().unwrap()), "{failed}");
+    assert_eq!(failed["peer_address"]["addr"], server.ip().to_string());
 }
 
 #[test]
