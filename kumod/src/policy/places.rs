@@ -54,8 +54,9 @@ impl Places {
 
     fn refuse_if_wedged(&self, purpose: &Purpose) -> Result<(), String> {
         let given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
-        let stuck =
-            given_up.get(purpose).map_or(0, |places| places.iter().filter(still_runs).count());
+        let stuck = given_up
+            .get(purpose)
+            .map_or(0, |places| places.iter().filter(|place| still_runs(place)).count());
         if stuck < GIVEN_UP {
             return Ok(());
         }
@@ -70,7 +71,7 @@ impl Places {
         given_up.entry(purpose.clone()).or_default().push(place.clone());
         // So there are never more than places.
         given_up.retain(|_, places| {
-            places.retain(|place| still_runs(&place));
+            places.retain(still_runs);
             !places.is_empty()
         });
     }
@@ -83,13 +84,13 @@ impl Claim {
     }
 }
 
-fn still_runs(place: &&Weak<Place>) -> bool {
+fn still_runs(place: &Weak<Place>) -> bool {
     place.strong_count() > 0
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if still_runs(&&self.place) {
+        if still_runs(&self.place) {
             self.places.give_up(&self.purpose, &self.place);
         }
     }

@@ -202,22 +202,21 @@ async fn a_sender_that_is_given_up_while_it_sleeps_or_spins_ends_at_once() {
     }
 }
 
-/// Lua that opens it for reading waits inside of the operating system.
-fn make_pipe(path: &Path) {
-    let name = CString::new(path.to_str().unwrap()).unwrap();
+/// A policy whose senders wait inside of the operating system until somebody opens `pipe` for writing.
+async fn blocking(pipe: &Path, senders: usize) -> LuaPolicy {
+    let name = CString::new(pipe.to_str().unwrap()).unwrap();
     // SAFETY: `name` outlives the call.
     assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    let body = with_send(&format!("io.open('{}'):read('a') return 'late'", pipe.display()));
+    let source = format!("kumo.on('make.x', function()\n{body}\nend)");
+    load_with(&source, PolicyOptions { senders, ..OPTIONS }).await.unwrap().policy
 }
 
 #[tokio::test]
 async fn a_sender_that_blocks_its_thread_keeps_its_place_and_is_not_heard_when_it_wakes() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");
-    make_pipe(&pipe);
-    let body = with_send(&format!("io.open('{}'):read('a') return 'late'", pipe.display()));
-    let options = PolicyOptions { senders: 1, ..OPTIONS };
-    let source = format!("kumo.on('make.x', function()\n{body}\nend)");
-    let policy = load_with(&source, options).await.unwrap().policy;
+    let policy = blocking(&pipe, 1).await;
     let (opening, lates) = opening(false);
     let mut sender = policy.open_sender(opening).await.unwrap();
     assert!(timeout(SHORT, sender.send(vec![message("\r\n")])).await.is_err());
@@ -238,11 +237,7 @@ async fn a_sender_that_blocks_its_thread_keeps_its_place_and_is_not_heard_when_i
 async fn a_destination_that_wedges_its_senders_leaves_places_for_others() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");
-    make_pipe(&pipe);
-    let body = with_send(&format!("io.open('{}'):read('a') return 'late'", pipe.display()));
-    let options = PolicyOptions { senders: GIVEN_UP + 1, ..OPTIONS };
-    let source = format!("kumo.on('make.x', function()\n{body}\nend)");
-    let policy = load_with(&source, options).await.unwrap().policy;
+    let policy = blocking(&pipe, GIVEN_UP + 1).await;
     for _ in 0..GIVEN_UP {
         let mut sender = open(&policy, false).await.unwrap();
         assert!(timeout(SHORT, sender.send(vec![message("\r\n")])).await.is_err());
